@@ -1,0 +1,154 @@
+"""Parameter trees: leaf names, which leaves count as weights, masks, and checks that name the leaf.
+
+A *weight leaf* is a floating-point array. Other leaves (integers, keys, booleans) pass through every
+function of this package untouched, as do ``None`` and ``optax.MaskedNode`` (which hold no leaf at all).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree: TypeAlias = Any
+Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree] | None
+"""Which leaves to select: a tree of bools, a prefix of one, a function from the tree to one, or None for all."""
+
+
+class Flat(NamedTuple):
+    """A flattened parameter tree: one name, one leaf and one choice for every leaf, in tree order."""
+
+    names: list[str]
+    leaves: list[Any]
+    selected: list[bool]
+    treedef: Any
+
+    def weights(self) -> list[Any]:
+        """The selected leaves, in order."""
+        return [x for x, s in zip(self.leaves, self.selected, strict=True) if s]
+
+    def weight_names(self) -> list[str]:
+        """The names of the selected leaves, in order."""
+        return [n for n, s in zip(self.names, self.selected, strict=True) if s]
+
+    def replace(self, weights: Iterable[Any]) -> PyTree:
+        """The tree with its selected leaves replaced, in order, and the others as they were."""
+        new = iter(weights)
+        pairs = zip(self.leaves, self.selected, strict=True)
+        return self.treedef.unflatten([next(new) if s else x for x, s in pairs])
+
+
+def leaf_name(path: Sequence[Any]) -> str:
+    """The name of a leaf as messages, masks and files spell it, e.g. ``params/layers_0/kernel``."""
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/") or "(root)"
+
+
+def is_weight(leaf: Any) -> bool:
+    """Whether the leaf is an array (or an abstract one, or a Python float) of a floating dtype."""
+    if isinstance(leaf, float):
+        return True
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, np.floating)
+
+
+def flatten(tree: PyTree, mask: Mask = None, *, needs_weights: bool = True) -> Flat:
+    """Flatten a tree and choose its weight leaves.
+
+    Args:
+      tree: any pytree of arrays.
+      mask: the leaves to choose among; the floating ones of these are selected.
+      needs_weights: refuse a tree that has leaves, none of them floating.
+
+    Raises:
+      ValueError: the mask does not fit the tree, or there are leaves but no floating one.
+      TypeError: a leaf is not an array, or the mask holds something other than bools.
+    """
+    paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    names = [leaf_name(path) for path, _ in paths]
+    leaves = [leaf for _, leaf in paths]
+    for name, leaf in zip(names, leaves, strict=True):
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+            raise TypeError(f"leaf {name!r}: expected an array, got {type(leaf).__name__}")
+    chosen = _resolve_mask(tree, mask, names)
+    selected = [c and is_weight(leaf) for c, leaf in zip(chosen, leaves, strict=True)]
+    if needs_weights and leaves and not any(map(is_weight, leaves)):
+        dtype = getattr(leaves[0], "dtype", type(leaves[0]).__name__)
+        raise ValueError(
+            f"no floating-point leaf to work on: all {len(leaves)} leaves are of other dtypes "
+            f"(the first, {names[0]!r}, is {dtype})"
+        )
+    return Flat(names, leaves, selected, treedef)
+
+
+def _resolve_mask(tree: PyTree, mask: Mask, names: list[str]) -> list[bool]:
+    if mask is None:
+        return [True] * len(names)
+    mask = mask(tree) if callable(mask) else mask
+    try:
+        chosen = jax.tree.leaves(jax.tree.broadcast(mask, tree))
+    except ValueError as e:
+        raise ValueError(
+            f"mask does not fit the tree (neither the same nor a prefix of it): {e}"
+        ) from e
+    for name, c in zip(names, chosen, strict=True):
+        if not isinstance(c, (bool, np.bool_)):
+            raise TypeError(f"mask at leaf {name!r}: expected a bool, got {c!r}")
+    return [bool(c) for c in chosen]
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether no value is traced or abstract, so that the numbers can be looked at."""
+    return not any(isinstance(v, (jax.core.Tracer, jax.ShapeDtypeStruct)) for v in values)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise ValueError naming the argument unless the number is positive and finite (traced ones pass)."""
+    if not is_concrete(value):
+        return
+    try:
+        number = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not (np.all(np.isfinite(number)) and np.all(number > 0)):
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def check_finite(names: Sequence[str], leaves: Sequence[Any]) -> None:
+    """Raise ValueError naming the first leaf that holds a NaN or an infinity.
+
+    Looks at concrete arrays only: nothing can be raised about numbers that are still traced.
+    """
+    if not leaves or not is_concrete(*leaves):
+        return
+    finite = jax.device_get(_all_finite(list(leaves)))
+    for name, leaf, ok in zip(names, leaves, finite, strict=True):
+        if not ok:
+            values = np.asarray(leaf, np.float64)
+            bad = np.argwhere(~np.isfinite(values))
+            where = tuple(int(i) for i in bad[0])
+            raise ValueError(
+                f"leaf {name!r}: expected finite weights, got {values[where]} at index {where} "
+                f"({len(bad)} of {values.size} are NaN or infinite)"
+            )
+
+
+@jax.jit
+def _all_finite(leaves: list[Any]) -> list[jax.Array]:
+    return [jnp.isfinite(x).all() for x in leaves]
+
+
+def wide_dtype(*dtypes: Any) -> Any:
+    """The dtype that sums are taken in: float32, or float64 when one of the dtypes is float64."""
+    return jnp.float64 if any(jnp.dtype(d) == np.float64 for d in dtypes) else jnp.float32
+
+
+def wide(x: Any) -> jax.Array:
+    """The array as float32, or as it is when it is float64."""
+    x = jnp.asarray(x)
+    return x.astype(wide_dtype(x.dtype))
+
+
+def size(leaves: Sequence[Any]) -> int:
+    """The number of elements of all leaves together: a Python int, so it cannot overflow."""
+    return sum(int(np.prod(np.shape(x), dtype=object)) for x in leaves)
