@@ -26,7 +26,8 @@ def elementwise(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     sharding = explicit_sharding(x)
     if sharding is None:
         return f(x)
-    return jax.sharding.auto_axes(f, axes=sharding.mesh.axis_names, out_sharding=sharding)(x)
+    auto: Any = jax.sharding.auto_axes(f, axes=sharding.mesh.axis_names, out_sharding=sharding)
+    return auto(x)
 
 
 def reduce(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -35,4 +36,5 @@ def reduce(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     if sharding is None:
         return f(x)
     whole = NamedSharding(sharding.mesh, P())
-    return jax.sharding.auto_axes(f, axes=sharding.mesh.axis_names, out_sharding=whole)(x)
+    auto: Any = jax.sharding.auto_axes(f, axes=sharding.mesh.axis_names, out_sharding=whole)
+    return auto(x)

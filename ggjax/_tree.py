@@ -13,7 +13,7 @@ import numpy as np
 
 PyTree: TypeAlias = Any
 Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree] | None
-"""Which leaves to select: a tree of bools, a prefix of one, a function from the tree to one, or None for all."""
+"""Which leaves to select: a tree of bools, a prefix of one, a function from the tree to one, or None (all)."""
 
 
 class Flat(NamedTuple):
@@ -88,9 +88,7 @@ def _resolve_mask(tree: PyTree, mask: Mask, names: list[str]) -> list[bool]:
     try:
         chosen = jax.tree.leaves(jax.tree.broadcast(mask, tree))
     except ValueError as e:
-        raise ValueError(
-            f"mask does not fit the tree (neither the same nor a prefix of it): {e}"
-        ) from e
+        raise ValueError(f"mask does not fit the tree (neither the same nor a prefix of it): {e}") from e
     for name, c in zip(names, chosen, strict=True):
         if not isinstance(c, (bool, np.bool_)):
             raise TypeError(f"mask at leaf {name!r}: expected a bool, got {c!r}")

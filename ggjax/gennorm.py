@@ -320,9 +320,7 @@ def sample(
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _sample(
-    key: jax.Array, nu: float, shape: tuple[int, ...], dtype: Any, out_sharding: Any
-) -> jax.Array:
+def _sample(key: jax.Array, nu: float, shape: tuple[int, ...], dtype: Any, out_sharding: Any) -> jax.Array:
     wide = _tree.wide_dtype(dtype)
     bits = jax.random.bits(key, shape, out_sharding=out_sharding)
     # A survival probability in units of 2^-31: its float32 code names the cell by exponent and high mantissa.
@@ -332,9 +330,7 @@ def _sample(
     cell = jnp.maximum((code >> low) - (127 << _CELL_BITS) + 1, 0)
     part = (code & ((1 << low) - 1)).astype(wide) / (1 << low)
     edge, rise = (jnp.asarray(t, wide) for t in _quantile_cells(nu))
-    x = _mesh.elementwise(lambda i: edge[i], cell) + part * _mesh.elementwise(
-        lambda i: rise[i], cell
-    )
+    x = _mesh.elementwise(lambda i: edge[i], cell) + part * _mesh.elementwise(lambda i: rise[i], cell)
     return jnp.where(bits & 1, x, -x).astype(dtype)
 
 
@@ -413,9 +409,7 @@ def _ppf(q: jax.Array, nu: jax.Array) -> jax.Array:
     tiny = jnp.finfo(q.dtype).tiny
     outer = 2 * jnp.minimum(q, 1 - q)  # P(|X| > |x|)
     inner = jnp.abs(2 * q - 1)
-    low = jnp.log(jnp.maximum(inner, tiny)) + gammaln(
-        1 + a
-    )  # since P(|X| < x) <= x / Gamma(1 + 1/nu)
+    low = jnp.log(jnp.maximum(inner, tiny)) + gammaln(1 + a)  # since P(|X| < x) <= x / Gamma(1 + 1/nu)
     high = jnp.log(800 + 5 * a) * a
 
     def halve(_: Any, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

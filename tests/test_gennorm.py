@@ -36,9 +36,7 @@ def test_table_is_rho_in_float64():
 
 def test_shape_from_ratio_gives_every_entry_back():
     nus, ratios = gennorm.table()
-    np.testing.assert_array_equal(
-        gennorm.shape_from_ratio(ratios.astype(np.float32)), nus.astype(np.float32)
-    )
+    np.testing.assert_array_equal(gennorm.shape_from_ratio(ratios.astype(np.float32)), nus.astype(np.float32))
 
 
 def test_shape_from_ratio_takes_the_nearest_or_interpolates():
@@ -57,9 +55,7 @@ def test_shape_from_ratio_takes_the_nearest_or_interpolates():
 def test_fit_matches_moments_in_float64(nu, center):
     x = draw(nu, 30_000, scale=0.02) + 0.003
     tree = {"a": x[:10_000].reshape(100, 100), "b": [x[10_000:], np.arange(3)]}
-    tree = jax.tree.map(
-        lambda v: jnp.asarray(v, jnp.float32 if v.dtype == float else jnp.int32), tree
-    )
+    tree = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32 if v.dtype == float else jnp.int32), tree)
     law = gennorm.fit(tree, center=center)
     exact = gennorm.fit(tree, center=center, method="interp")
     x = np.float64(np.float32(x))
@@ -97,9 +93,7 @@ def test_fit_selects_by_mask_and_joins_dtypes():
 
 
 def test_bad_weights_are_named():
-    with pytest.raises(
-        ValueError, match=r"leaf 'a/w': expected finite weights, got nan at index \(1, 0\)"
-    ):
+    with pytest.raises(ValueError, match=r"leaf 'a/w': expected finite weights, got nan at index \(1, 0\)"):
         gennorm.fit({"a": {"w": jnp.array([[1.0, 2.0], [jnp.nan, 0.0]])}})
     with pytest.raises(ValueError, match="no floating-point leaf.*'ids', is int32"):
         gennorm.fit({"ids": jnp.arange(3)})
@@ -116,9 +110,7 @@ def test_density_and_distribution_match_scipy(nu):
     x = np.concatenate([-np.logspace(-4, 2, 60)[::-1], [0.0], np.logspace(-4, 2, 60)])
     law = st.gennorm(nu, loc=0.25, scale=0.5)
     x = np.float32(x)
-    np.testing.assert_allclose(
-        gennorm.logpdf(x, nu, 0.5, 0.25), law.logpdf(x), rtol=2e-5, atol=2e-5
-    )
+    np.testing.assert_allclose(gennorm.logpdf(x, nu, 0.5, 0.25), law.logpdf(x), rtol=2e-5, atol=2e-5)
     keep = law.cdf(x) > 1e-30
     np.testing.assert_allclose(gennorm.cdf(x, nu, 0.5, 0.25)[keep], law.cdf(x)[keep], rtol=3e-4)
     np.testing.assert_allclose(gennorm.entropy(nu, 0.5), law.entropy(), rtol=1e-5, atol=1e-5)
