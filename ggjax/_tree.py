@@ -101,15 +101,26 @@ def is_concrete(*values: Any) -> bool:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raise ValueError naming the argument unless the number is positive and finite (traced ones pass)."""
+    """Raise ValueError naming the argument unless it is positive and finite (traced numbers pass)."""
+    number = _number(name, value)
+    if number is not None and not (np.all(np.isfinite(number)) and np.all(number > 0)):
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Raise ValueError naming the argument unless it is at least 0 and finite (traced numbers pass)."""
+    number = _number(name, value)
+    if number is not None and not (np.all(np.isfinite(number)) and np.all(number >= 0)):
+        raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
+
+
+def _number(name: str, value: Any) -> np.ndarray | None:
     if not is_concrete(value):
-        return
+        return None
     try:
-        number = np.asarray(value, np.float64)
+        return np.asarray(value, np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {value!r}") from None
-    if not (np.all(np.isfinite(number)) and np.all(number > 0)):
-        raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
 def check_finite(names: Sequence[str], leaves: Sequence[Any]) -> None:

@@ -175,9 +175,7 @@ def from_moments(
     """
     n = jnp.asarray(n, first.dtype)
     some = first != 0  # NaN counts as some
-    ratio = jnp.where(
-        some, (second / jnp.where(some, first, 1)) * (n / jnp.where(some, first, 1)), jnp.pi / 2
-    )
+    ratio = jnp.where(some, (second / jnp.where(some, first, 1)) * (n / jnp.where(some, first, 1)), jnp.pi / 2)
     nu = shape_from_ratio(ratio, method)
     variance = jnp.where(some, second / jnp.maximum(n, 1), 0)
     return Fit(nu, jnp.sqrt(variance) / std(nu), jnp.asarray(loc, nu.dtype))
