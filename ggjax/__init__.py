@@ -4,6 +4,8 @@ from ggjax import gennorm as gennorm
 from ggjax._backslash import BackSlashState as BackSlashState
 from ggjax._backslash import backslash as backslash
 from ggjax._backslash import follow_learning_rate as follow_learning_rate
+from ggjax._initializers import gg_init as gg_init
+from ggjax._initializers import gg_reinit as gg_reinit
 from ggjax._stochastic import apply_updates_stochastic as apply_updates_stochastic
 
 __version__ = "0.1.0"

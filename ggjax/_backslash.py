@@ -22,10 +22,10 @@ class BackSlashState(NamedTuple):
     With ``per_leaf`` the fields gg_shape and bits are trees like the parameters, of one such scalar a leaf.
     """
 
-    count: chex.Array  # updates so far, int32 ()
-    gg_shape: chex.ArrayTree  # nu in use, float32 (); 0 before the first update
-    rate_weight: chex.Array  # lambda in use, float32 ()
-    bits: chex.ArrayTree  # differential entropy of the fitted law, bits per parameter, float32 ()
+    count: jax.Array  # updates so far, int32 ()
+    gg_shape: Any  # nu in use, float32 (); 0 before the first update
+    rate_weight: jax.Array  # lambda in use, float32 ()
+    bits: Any  # differential entropy of the fitted law, bits per parameter, float32 ()
 
 
 def backslash(
@@ -132,9 +132,7 @@ def backslash(
         count = jnp.zeros([], jnp.int32)
         return BackSlashState(count, scalars, weight_at(count), scalars)
 
-    def update_fn(
-        updates: optax.Updates, state: BackSlashState, params: optax.Params | None = None, **extra: Any
-    ) -> tuple[optax.Updates, BackSlashState]:
+    def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, BackSlashState]:
         del extra
         if params is None:
             raise ValueError(NO_PARAMS)
@@ -167,13 +165,13 @@ def backslash(
         fixed = gg_shape if _tree.is_concrete(gg_shape) else None
         new = [_shrink(theta, u, nu, share, eps, fixed, clamp) for theta, u, nu in pairs]
 
-        def scalars(old: chex.ArrayTree, values: list[jax.Array]) -> chex.ArrayTree:
+        def scalars(old: Any, values: list[jax.Array]) -> Any:
             return (
                 flat._replace(leaves=flat.treedef.flatten_up_to(old)).replace(values) if per_leaf else values[0]
             )
 
         new_state = BackSlashState(
-            optax.safe_increment(state.count),
+            jnp.asarray(optax.safe_increment(state.count)),
             scalars(state.gg_shape, nus),
             weight,
             scalars(state.bits, bits),

@@ -37,7 +37,9 @@ def apply_updates_stochastic(params: optax.Params, updates: optax.Updates, key: 
 
 
 def _add(p: Any, u: Any, key: jax.Array) -> Any:
-    if u is None or not _tree.is_weight(p) or jnp.finfo(p.dtype).bits >= 32:
+    if u is None:
+        return p
+    if not _tree.is_weight(p) or jnp.finfo(p.dtype).bits >= 32:
         return optax.apply_updates(p, u)
     exact = _tree.wide(p) + jnp.asarray(u, jnp.float32)
     near = exact.astype(p.dtype)

@@ -45,9 +45,7 @@ def leaf_name(path: Sequence[Any]) -> str:
 
 
 def is_weight(leaf: Any) -> bool:
-    """Whether the leaf is an array (or an abstract one, or a Python float) of a floating dtype."""
-    if isinstance(leaf, float):
-        return True
+    """Whether the leaf is an array (or an abstract one) of a floating dtype."""
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, np.floating)
 
@@ -75,7 +73,7 @@ def flatten(tree: PyTree, mask: Mask = None, *, needs_weights: bool = True) -> F
     if needs_weights and leaves and not any(map(is_weight, leaves)):
         dtype = getattr(leaves[0], "dtype", type(leaves[0]).__name__)
         raise ValueError(
-            f"no floating-point leaf to work on: all {len(leaves)} leaves are of other dtypes "
+            f"no floating-point array to work on: all {len(leaves)} leaves are something else "
             f"(the first, {names[0]!r}, is {dtype})"
         )
     return Flat(names, leaves, selected, treedef)

@@ -279,9 +279,10 @@ def sample(
     shape: tuple[int, ...] = (),
     dtype: DTypeLike | None = None,
     *,
+    scale: ArrayLike = 1.0,
     out_sharding: Any = None,
 ) -> jax.Array:
-    """Draw from the law of shape nu, scale 1 and mean 0, as fast as ``jax.random.normal``.
+    """Draw from the law of shape nu and mean 0, as fast as ``jax.random.normal``.
 
     Each value takes one 32-bit random number: a sign, and a survival probability whose quantile is
     interpolated in a table that is computed once per nu in float64. The tail beyond probability 2^-31 is one
@@ -294,10 +295,11 @@ def sample(
         ``jax.random.generalized_normal``, which is some 60 times slower.
       shape: of the result.
       dtype: a floating dtype; None for JAX's default.
+      scale: alpha, positive; multiplied in before the cast.
       out_sharding: sharding of the result, as in ``jax.random.normal``.
 
     Raises:
-      ValueError: nu is not positive or is below 0.1.
+      ValueError: nu or scale is not positive, or nu is below 0.1.
       TypeError: dtype is not a floating one.
 
     >>> import jax
@@ -305,20 +307,23 @@ def sample(
     (2, 3)
     """
     _tree.check_positive("nu", nu)
+    _tree.check_positive("scale", scale)
     dtype = jax.dtypes.canonicalize_dtype(jnp.float_ if dtype is None else dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"dtype must be a floating one, got {dtype}")
     wide = _tree.wide_dtype(dtype)
     if not _tree.is_concrete(nu):
         x = jax.random.generalized_normal(key, nu, shape, wide, out_sharding=out_sharding)
-        return x.astype(dtype)
+        return (x * jnp.asarray(scale, wide)).astype(dtype)
     if float(nu) < TABLE_START:
         raise ValueError(f"nu must be at least {TABLE_START}, got {nu!r}")
-    return _sample(key, float(nu), tuple(shape), dtype, out_sharding)
+    return _sample(key, jnp.asarray(scale, wide), float(nu), tuple(shape), dtype, out_sharding)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _sample(key: jax.Array, nu: float, shape: tuple[int, ...], dtype: Any, out_sharding: Any) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _sample(
+    key: jax.Array, scale: jax.Array, nu: float, shape: tuple[int, ...], dtype: Any, out_sharding: Any
+) -> jax.Array:
     wide = _tree.wide_dtype(dtype)
     bits = jax.random.bits(key, shape, out_sharding=out_sharding)
     # A survival probability in units of 2^-31: its float32 code names the cell by exponent and high mantissa.
@@ -329,7 +334,7 @@ def _sample(key: jax.Array, nu: float, shape: tuple[int, ...], dtype: Any, out_s
     part = (code & ((1 << low) - 1)).astype(wide) / (1 << low)
     edge, rise = (jnp.asarray(t, wide) for t in _quantile_cells(nu))
     x = _mesh.elementwise(lambda i: edge[i], cell) + part * _mesh.elementwise(lambda i: rise[i], cell)
-    return jnp.where(bits & 1, x, -x).astype(dtype)
+    return (scale * jnp.where(bits & 1, x, -x)).astype(dtype)
 
 
 _CELL_BITS = 10

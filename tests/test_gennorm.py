@@ -95,7 +95,7 @@ def test_fit_selects_by_mask_and_joins_dtypes():
 def test_bad_weights_are_named():
     with pytest.raises(ValueError, match=r"leaf 'a/w': expected finite weights, got nan at index \(1, 0\)"):
         gennorm.fit({"a": {"w": jnp.array([[1.0, 2.0], [jnp.nan, 0.0]])}})
-    with pytest.raises(ValueError, match="no floating-point leaf.*'ids', is int32"):
+    with pytest.raises(ValueError, match="no floating-point array.*'ids', is int32"):
         gennorm.fit({"ids": jnp.arange(3)})
     with pytest.raises(TypeError, match="leaf 'name': expected an array, got str"):
         gennorm.fit({"name": "w"})
