@@ -270,7 +270,12 @@ def entropy(nu: ArrayLike, scale: ArrayLike = 1.0) -> jax.Array:
     _tree.check_positive("nu", nu)
     _tree.check_positive("scale", scale)
     nu, scale = _floats(nu, scale)
-    return 1 / nu - jnp.log(nu / (2 * scale)) + gammaln(1 / nu)
+    return entropy_unchecked(nu, scale)
+
+
+def entropy_unchecked(nu: jax.Array, scale: jax.Array) -> jax.Array:
+    """``entropy`` without its checks: -inf at scale 0."""
+    return 1 / nu - jnp.log(nu / 2) + jnp.log(scale) + gammaln(1 / nu)
 
 
 def sample(

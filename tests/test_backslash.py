@@ -1,0 +1,228 @@
+"""BackSlash against its formula in float64, and as a citizen of optax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special as sp
+from hypothesis import given, settings
+from hypothesis import strategies as hs
+
+import ggjax
+
+
+def reference(theta, u, rate_weight, eps=1.0, nu=None, n=None, clamp=False):
+    """The updates and nu by the papers' formulas in float64; theta, u are lists of arrays."""
+    flat = np.concatenate([np.float64(t).ravel() for t in theta])
+    n = n or flat.size
+    if nu is None:
+        nus = np.round(np.arange(10, 301) / 100, 2)
+        table = sp.gamma(1 / nus) * sp.gamma(3 / nus) / sp.gamma(2 / nus) ** 2
+        nu = nus[np.argmin(np.abs(table - np.mean(flat**2) / np.mean(np.abs(flat)) ** 2))]
+    out = []
+    for t, v in zip(theta, u, strict=True):
+        new = np.float64(t) + np.float64(v)
+        s = rate_weight * nu / n * (np.abs(new) + eps) ** (nu - 1)
+        s = np.minimum(s, np.abs(new)) if clamp else s
+        out.append(np.float64(v) - np.sign(new) * s)
+    return out, nu
+
+
+def weights(seed=0, nu=0.8, scale=0.05):
+    r = np.random.default_rng(seed)
+    draw = r.gamma(1 / nu, size=(40, 50)) ** (1 / nu) * r.choice([-1, 1], (40, 50)) * scale
+    draw[0, :5] = 0
+    return {"w": jnp.float32(draw), "b": jnp.float32(r.normal(size=30) * scale)}
+
+
+def small_updates(params, seed=1, size=1e-3):
+    r = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(size * r.normal(size=p.shape), p.dtype).at[..., 0].set(0), params)
+
+
+def step_of(updates, new):
+    """What BackSlash took away, before rounding to the update's own size can hide it."""
+    return jax.tree.map(lambda a, b: np.float64(a) - np.float64(b), updates, new)
+
+
+SETTINGS = [
+    {},
+    {"eps": 1e-3},
+    {"eps": 2.0**-8, "clamp": True},
+    {"gg_shape": 1.0},
+    {"gg_shape": 2.0, "eps": 0.1},
+    {"gg_shape": 1.3},
+]
+
+
+@pytest.mark.parametrize("options", SETTINGS, ids=str)
+def test_step_is_the_formula(options):
+    params = weights()
+    updates = jax.tree.map(jnp.zeros_like, params)  # so that the result is the step itself, to full precision
+    got, state = ggjax.backslash(3.0, **options).update(updates, ggjax.backslash(3.0).init(params), params)
+    keys = sorted(params)
+    options = {"nu" if k == "gg_shape" else k: v for k, v in options.items()}
+    want, nu = reference([params[k] for k in keys], [updates[k] for k in keys], 3.0, **options)
+    np.testing.assert_allclose(state.gg_shape, nu, rtol=1e-6)
+    for k, w in zip(keys, want, strict=True):
+        np.testing.assert_allclose(got[k], w, rtol=1e-6, atol=1e-30)
+
+
+def test_step_is_taken_at_the_updated_weights_and_nu_at_the_old_ones():
+    params = weights()
+    updates = small_updates(params, size=0.05)
+    got, state = ggjax.backslash(20.0, eps=0.01).update(updates, ggjax.backslash(20.0).init(params), params)
+    keys = sorted(params)
+    want, nu = reference([params[k] for k in keys], [updates[k] for k in keys], 20.0, eps=0.01)
+    np.testing.assert_allclose(state.gg_shape, nu, rtol=1e-6)
+    for k, w in zip(keys, want, strict=True):
+        np.testing.assert_allclose(got[k], w, rtol=2e-6, atol=1e-8)
+
+
+def test_one_nu_per_leaf_keeps_n_of_the_whole():
+    params, updates = weights(), jax.tree.map(jnp.zeros_like, weights())
+    tx = ggjax.backslash(3.0, per_leaf=True)
+    got, state = tx.update(updates, tx.init(params), params)
+    for k in params:
+        want, nu = reference([params[k]], [updates[k]], 3.0, n=2030)
+        np.testing.assert_allclose(state.gg_shape[k], nu, rtol=1e-6)
+        np.testing.assert_allclose(got[k], want[0], rtol=1e-6, atol=1e-30)
+
+
+def test_mask_and_optax_masked_fit_and_count_what_they_select():
+    params = weights()
+    updates = small_updates(params)
+    chosen = {"w": True, "b": False}
+    want, nu = reference([params["w"]], [updates["w"]], 3.0)
+    for tx in (
+        ggjax.backslash(3.0, mask=chosen),
+        ggjax.backslash(3.0, mask=lambda t: jax.tree.map(lambda x: x.ndim > 1, t)),
+        optax.masked(ggjax.backslash(3.0), chosen),
+    ):
+        got, state = tx.update(updates, tx.init(params), params)
+        np.testing.assert_allclose(optax.tree.get(state, "gg_shape"), nu, rtol=1e-6)
+        np.testing.assert_allclose(got["w"], want[0], rtol=1e-5, atol=1e-8)
+        np.testing.assert_array_equal(got["b"], updates["b"])
+
+
+def test_bits_are_the_entropy_of_the_fitted_law():
+    params = weights(nu=1.0, scale=0.1)
+    tx = ggjax.backslash(1.0)
+    _, state = tx.update(params, tx.init(params), params)
+    law = ggjax.gennorm.fit(params)
+    np.testing.assert_allclose(state.bits, ggjax.gennorm.entropy(law.nu, law.scale) / np.log(2), rtol=1e-5)
+
+
+def test_the_weight_may_follow_a_schedule_and_end():
+    params = weights()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    tx = ggjax.backslash(lambda count: jnp.where(count < 2, 2.0, 0.0))
+    state = tx.init(params)
+    seen = []
+    for _ in range(4):
+        updates, state = tx.update(zeros, state, params)
+        seen.append((float(state.rate_weight), float(jnp.abs(updates["w"]).max()) > 0))
+    assert seen == [(2.0, True), (2.0, True), (0.0, False), (0.0, False)]
+    with jax.numpy_dtype_promotion("standard"):  # optax's own schedules need it
+        schedule = ggjax.follow_learning_rate(100.0, optax.linear_schedule(0.2, 0.0, 10), peak=0.2)
+    np.testing.assert_allclose([schedule(0), schedule(5), schedule(10)], [100.0, 50.0, 0.0], atol=1e-5)
+
+
+def test_estimate_every_skips_the_fit_in_between():
+    first, second = weights(nu=0.5), weights(nu=2.0)
+    tx = ggjax.backslash(1.0, estimate_every=3)
+    update, state = jax.jit(tx.update), tx.init(first)
+    nus = []
+    for params in (first, second, second, second):
+        _, state = update(params, state, params)
+        nus.append(float(state.gg_shape))
+    assert nus[0] == nus[1] == nus[2] < 0.8 < nus[3]
+    text = jax.jit(tx.update).lower(first, state, first).compile().as_text()
+    assert "conditional" in text
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    hs.lists(hs.floats(-2, 2, width=32), min_size=1, max_size=8),
+    hs.floats(0, 100),
+    hs.sampled_from([1e-3, 0.1, 1.0]),
+)
+def test_clamped_steps_never_cross_zero(values, rate_weight, eps):
+    params = {"w": jnp.array(values, jnp.float32)}
+    tx = ggjax.backslash(rate_weight, eps=eps, clamp=True)
+    updates, _ = tx.update({"w": jnp.zeros(len(values))}, tx.init(params), params)
+    new = np.asarray(params["w"] + updates["w"])
+    assert np.all(new * np.sign(values) >= 0) and np.all(np.abs(new) <= np.abs(np.float32(values)))
+
+
+def test_it_lowers_the_rate_that_penalty_measures():
+    params = weights()
+    tx = optax.chain(optax.sgd(0.1), ggjax.backslash(2.0, gg_shape=1.0))
+    state, size = tx.init(params), [float(jnp.abs(params["w"]).mean())]
+    for _ in range(5):
+        updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+        size.append(float(jnp.abs(params["w"]).mean()))
+    assert all(b < a for a, b in zip(size, size[1:], strict=False))
+
+
+def test_low_precision_weights_lose_small_steps_unless_rounded_at_random():
+    w = {"w": jnp.full((4000,), 0.05, jnp.bfloat16)}
+    tx = ggjax.backslash(2e-5 * 4000, gg_shape=1.0)
+    updates, _ = tx.update({"w": jnp.zeros(4000, jnp.float32)}, tx.init(w), w)
+    np.testing.assert_allclose(updates["w"], -2e-5, rtol=1e-5)
+    with jax.numpy_dtype_promotion("standard"):  # optax adds float32 to bfloat16
+        assert (optax.apply_updates(w, updates)["w"] == w["w"]).all()
+    total = w
+    for key in jax.random.split(jax.random.key(0), 20):
+        total = ggjax.apply_updates_stochastic(total, updates, key)
+    assert total["w"].dtype == jnp.bfloat16
+    drift = float(jnp.mean(total["w"].astype(jnp.float32) - w["w"].astype(jnp.float32)))
+    np.testing.assert_allclose(drift, -20 * 2e-5, rtol=0.15)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_stochastic_rounding_gives_a_neighbour_and_is_right_on_average(dtype):
+    exact = np.float32(np.linspace(-1.3, 1.3, 41))
+    p = jnp.zeros((2000, 41), dtype)
+    u = jnp.broadcast_to(exact, (2000, 41))
+    got = np.float32(ggjax.apply_updates_stochastic(p, u, jax.random.key(2)))
+    ulp = np.maximum(np.abs(exact), 2.0**-14) * 2.0 ** -(jnp.finfo(dtype).nmant)
+    assert np.all(np.abs(got - exact) <= ulp)
+    assert np.all(np.abs(np.float64(got).mean(0) - exact) <= ulp / 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rate_weight": -1.0}, "rate_weight must be at least 0 and finite, got -1.0"),
+        ({"rate_weight": np.nan}, "rate_weight must be at least 0 and finite, got nan"),
+        ({"eps": 0.0}, "eps must be positive and finite, got 0.0"),
+        ({"gg_shape": -2}, "gg_shape must be positive and finite, got -2"),
+        ({"estimate_every": 0}, "estimate_every must be a whole number of at least 1, got 0"),
+        ({"estimate_every": 1.5}, "estimate_every must be a whole number of at least 1, got 1.5"),
+    ],
+)
+def test_bad_arguments_are_named_at_construction(options, message):
+    with pytest.raises(ValueError, match=message):
+        ggjax.backslash(**({"rate_weight": 1.0} | options))
+
+
+def test_bad_types_and_trees_are_named():
+    with pytest.raises(TypeError, match="rate_weight must be a number, got 'high'"):
+        ggjax.backslash("high")
+    with pytest.raises(TypeError, match="clamp must be a bool, got 1.*static_args"):
+        ggjax.backslash(1.0, clamp=1)
+    with pytest.raises(TypeError, match="learning_rate must be a schedule"):
+        ggjax.follow_learning_rate(1.0, 0.1, peak=0.1)
+    with pytest.raises(ValueError, match="peak must be positive"):
+        ggjax.follow_learning_rate(1.0, lambda c: c, peak=0)
+    tx = ggjax.backslash(1.0)
+    with pytest.raises(ValueError, match="no floating-point array.*'ids', is int32"):
+        tx.init({"ids": jnp.arange(4)})
+    params = {"w": jnp.ones(3)}
+    with pytest.raises(ValueError, match="works on the parameters and got none"):
+        tx.update(params, tx.init(params))
+    with pytest.raises(ValueError, match="(?i)key|structure|node"):
+        tx.update({"v": jnp.ones(3)}, tx.init(params), params)
