@@ -1,6 +1,7 @@
 """ggjax: generalized-Gaussian priors for neural-network weights, as pure functions over parameter trees."""
 
 from ggjax import gennorm as gennorm
+from ggjax import rf8 as rf8
 from ggjax._backslash import BackSlashState as BackSlashState
 from ggjax._backslash import backslash as backslash
 from ggjax._backslash import follow_learning_rate as follow_learning_rate

@@ -1,0 +1,1 @@
+"""Programs around ggjax: never imported by the library itself."""
