@@ -149,7 +149,8 @@ def gg_reinit(
       mask: tree of bools, prefix of one, or a function from params to one; False keeps the leaf as it is.
 
     Returns:
-      A tree like params; every leaf keeps its shape, dtype and sharding.
+      A tree like params; every leaf keeps its shape, dtype and sharding. (Under jit nothing ties the new values
+      to the old ones: state the shardings there by ``out_shardings``.)
 
     Raises:
       ValueError: as ``gg_init``, and for a tree without floating leaves.

@@ -21,20 +21,23 @@ def explicit_sharding(x: Any) -> NamedSharding | None:
     return sharding
 
 
-def elementwise(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """``f(x)`` for an f that gives an array of the same shape, sharded like x (a table lookup, say)."""
+def elementwise(f: Callable[..., jax.Array], x: jax.Array, *rest: Any) -> jax.Array:
+    """``f(x, *rest)`` for an f that gives an array of x's shape (a table lookup, say), sharded like x.
+
+    What f needs besides constants comes through ``rest``: an array that f closes over stays Explicit.
+    """
     sharding = explicit_sharding(x)
-    if sharding is None:
-        return f(x)
-    auto: Any = jax.sharding.auto_axes(f, axes=sharding.mesh.axis_names, out_sharding=sharding)
-    return auto(x)
+    return f(x, *rest) if sharding is None else _auto(f, sharding, sharding, x, *rest)
 
 
-def reduce(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """``f(x)`` for an f that gives a small array of any shape (a histogram, say), replicated."""
+def reduce(f: Callable[..., jax.Array], x: jax.Array, *rest: Any) -> jax.Array:
+    """``f(x, *rest)`` for an f that gives a small array of any shape (a histogram, say), replicated."""
     sharding = explicit_sharding(x)
     if sharding is None:
-        return f(x)
-    whole = NamedSharding(sharding.mesh, P())
-    auto: Any = jax.sharding.auto_axes(f, axes=sharding.mesh.axis_names, out_sharding=whole)
-    return auto(x)
+        return f(x, *rest)
+    return _auto(f, sharding, NamedSharding(sharding.mesh, P()), x, *rest)
+
+
+def _auto(f: Callable[..., jax.Array], given: NamedSharding, out: NamedSharding, *args: Any) -> jax.Array:
+    inside: Any = jax.sharding.auto_axes(f, axes=given.mesh.axis_names, out_sharding=out)
+    return inside(*args)
