@@ -127,10 +127,13 @@ def backslash(
 
     def init_fn(params: optax.Params) -> BackSlashState:
         flat = _tree.flatten(params)
-        zero = jnp.zeros([], jnp.float32)
-        scalars = flat.treedef.unflatten([zero] * len(flat.leaves)) if per_leaf else zero
+
+        def zeros() -> Any:  # every scalar an array of its own, so that the state can be donated
+            leaves = [jnp.zeros([], jnp.float32) for _ in (flat.leaves if per_leaf else [None])]
+            return flat.treedef.unflatten(leaves) if per_leaf else leaves[0]
+
         count = jnp.zeros([], jnp.int32)
-        return BackSlashState(count, scalars, weight_at(count), scalars)
+        return BackSlashState(count, zeros(), jnp.array(weight_at(count)), zeros())
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, BackSlashState]:
         del extra
