@@ -150,8 +150,7 @@ def _reshape(
     unit = max((n - 1).bit_length() - _COUNT_BITS, 0)  # log2 of the unit that ranks are counted in
 
     # One bin a level: the kept range, from -reach to reach. Levels are counted from -_REACH on.
-    one = jnp.int32(1)
-    counts = _float_counts(_histograms(leaves, step, one, jnp.int32(_REACH), whole))
+    counts = _float_counts(_histograms(leaves, step, None, jnp.int32(_REACH), whole))
     levels = jnp.arange(-_REACH, _REACH + 1, dtype=jnp.int32)
     rare = (counts > 0) & (counts <= min_count) & (levels > 0)
     cut = rare.any()
@@ -181,20 +180,25 @@ def _reshape(
     kept = jnp.abs(level - mu) <= max_level
     ranks = _ranks([jnp.where(kept, c, 0) for c in fine], unit)
     ends = _target_ends(ranks[-1], law.nu * shape_scale, law.scale * std_scale, max_level)
-    positions = _positions(ranks, ends, max_level)
+    end = (mu + max_level + 1).astype(jnp.float32)
+    positions = mu.astype(jnp.float32) + _positions(ranks, ends, max_level)
+    positions = jnp.minimum(positions, jnp.nextafter(end, jnp.zeros_like(end) - jnp.inf))
+
+    low, high = jnp.maximum(mu - max_level, -reach), jnp.minimum(mu + max_level, reach)
 
     def place(x: jax.Array) -> jax.Array:
-        q, near, i, u = _locate(x, step, per_level, reach)
-        low, high = (positions.at[i + k].get(mode="promise_in_bounds").astype(u.dtype) for k in (0, 1))
-        new = jnp.floor(jnp.minimum(low + u * (high - low), high))
-        return _on_grid(x, step, q, near & (jnp.abs(q - mu) <= max_level), mu, new, max_level)
+        q = _level(x, step)
+        i, u = _bin(x, step, per_level, reach)
+        left, right = (positions.at[i + k].get(mode="promise_in_bounds").astype(u.dtype) for k in (0, 1))
+        new = jnp.floor(jnp.minimum(left + u * (right - left), right))
+        return _value(x, jnp.where(_within(q, low, high), new, q), step)
 
     if method == "histogram":
         new = [_mesh.elementwise(place, x) for x in leaves]
     else:
-        new = _place_by_rank(leaves, step, mu, max_level, ends)
+        new = _place_by_rank(leaves, step, low, high, mu, ends)
 
-    after = mu + jnp.floor(0.5 * (positions[:-1] + positions[1:])).astype(jnp.int32).clip(-max_level, max_level)
+    after = jnp.floor(0.5 * (positions[:-1] + positions[1:])).astype(jnp.int32)
     after = jnp.where(kept, after, level)
     moved = jnp.sum(jnp.where(after != level, counts, 0)) / max(n, 1)
     first, second, _, number = _moments(jnp.where(kept, counts, 0), after.astype(jnp.float32))
@@ -205,48 +209,44 @@ def _reshape(
     return new, DeepShapeInfo(before, after, max_level, moved)
 
 
-def _locate(
-    x: jax.Array, step: jax.Array, per_level: jax.Array, reach: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The level of x, whether it is within reach, its bin (any bin if not), and where in the bin, 0 to 1."""
+def _level(x: jax.Array, step: jax.Array) -> jax.Array:
+    """The level of x, a whole number in float32 (float64 for float64 weights)."""
     t = _tree.wide(x)
-    t = jnp.clip(t / step.astype(t.dtype), -_REACH - 2, _REACH + 2)
-    q = jnp.round(t)
-    part = (t - q + 0.5) * per_level.astype(t.dtype)
-    bin_ = jnp.minimum(jnp.floor(part), (per_level - 1).astype(t.dtype))
-    u = jnp.clip(part - bin_, 0, 1)
-    q = q.astype(jnp.int32)
-    near = jnp.abs(q) <= reach
-    return q, near, jnp.where(near, (q + reach) * per_level + bin_.astype(jnp.int32), 0), u
+    return jnp.round(t / step.astype(t.dtype))
 
 
-def _on_grid(
-    x: jax.Array,
-    step: jax.Array,
-    q: jax.Array,
-    kept: jax.Array,
-    mu: jax.Array,
-    new: jax.Array,
-    max_level: jax.Array,
-) -> jax.Array:
-    """The value of the new level (counted from mu) where kept, of the nearest level elsewhere, as x's dtype."""
-    wide = _tree.wide(x)
-    step = step.astype(wide.dtype)
-    new = mu + jnp.clip(new.astype(jnp.int32), -max_level, max_level)
-    t = jnp.where(kept, new.astype(wide.dtype), jnp.round(wide / step))
-    # So large a number is a multiple of step already (and may overflow when divided by it).
-    huge = jnp.abs(wide) >= step * 2.0 ** (jnp.finfo(wide.dtype).nmant + 1)
-    return jnp.where(huge, wide, t * step).astype(x.dtype)
+def _bin(x: jax.Array, step: jax.Array, per_level: jax.Array, reach: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The bin of x, and where in it x lies, 0 to 1 (any number for an x out of reach). Monotone in x."""
+    t = _tree.wide(x)
+    z = (t / step.astype(t.dtype) + (reach.astype(t.dtype) + 0.5)) * per_level.astype(t.dtype)
+    i = jnp.clip(z.astype(jnp.int32), 0, _BINS - 1)
+    return i, z - i.astype(z.dtype)
+
+
+def _within(q: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    return (q >= low.astype(q.dtype)) & (q <= high.astype(q.dtype))
+
+
+def _value(x: jax.Array, q: jax.Array, step: jax.Array) -> jax.Array:
+    """The multiple q of step, like x: the weight itself where its level is beyond the digits of a float."""
+    digits = jnp.finfo(q.dtype).nmant + 1
+    value = jnp.where(jnp.abs(q) < 2.0**digits, q * step.astype(q.dtype), _tree.wide(x))
+    return value.astype(x.dtype)
 
 
 def _histograms(
-    leaves: list[jax.Array], step: jax.Array, per_level: jax.Array, reach: jax.Array, whole: bool
+    leaves: list[jax.Array], step: jax.Array, per_level: jax.Array | None, reach: jax.Array, whole: bool
 ) -> list[jax.Array]:
-    """Counts of the bins from -reach to reach, as int32 arrays to be added up: one per 2^31 weights."""
+    """Counts of the bins from -reach to reach, as int32 arrays to be added up: one per 2^31 weights.
+
+    per_level is the number of bins a level, or None for one.
+    """
 
     def add(counts: jax.Array, x: jax.Array) -> jax.Array:
-        _, near, i, _ = _locate(x, step, per_level, reach)
-        return counts.at[jnp.where(near, i, _BINS)].add(1, mode="promise_in_bounds")
+        q = _level(x, step)
+        # One bin a level: the levels as they are rounded. The sum in _bin may shift a weight halfway between.
+        i = q.astype(jnp.int32) + _REACH if per_level is None else _bin(x, step, per_level, reach)[0]
+        return counts.at[jnp.where(_within(q, -reach, reach), i, _BINS)].add(1, mode="promise_in_bounds")
 
     empty = jnp.zeros(_BINS + 1, jnp.int32)  # the last one for weights out of reach
     parts = []
@@ -325,7 +325,7 @@ def _target_ends(number: jax.Array, nu: jax.Array, scale: jax.Array, max_level: 
 
 
 def _positions(ranks: jax.Array, ends: jax.Array, max_level: jax.Array) -> jax.Array:
-    """The target level at every rank, counted from the centre, with its fraction that is used up; rising."""
+    """Where each rank falls on the target: its level, counted from the centre, plus the part of it used up."""
     i = jnp.searchsorted(ends, ranks, side="right").astype(jnp.int32)
     i = jnp.clip(i, _REACH - max_level, _REACH + max_level)
     start = jnp.where(i > 0, ends[i - 1], 0)
@@ -334,9 +334,9 @@ def _positions(ranks: jax.Array, ends: jax.Array, max_level: jax.Array) -> jax.A
 
 
 def _place_by_rank(
-    leaves: list[jax.Array], step: jax.Array, mu: jax.Array, max_level: jax.Array, ends: jax.Array
+    leaves: list[jax.Array], step: jax.Array, low: jax.Array, high: jax.Array, mu: jax.Array, ends: jax.Array
 ) -> list[jax.Array]:
-    """The kept weights, sorted (equal ones in tree order), filled into the levels of the target."""
+    """The weights of levels low to high, sorted (equal ones in tree order), fill the target's levels."""
     n = _tree.size(leaves)
     if not n:
         return leaves
@@ -344,21 +344,20 @@ def _place_by_rank(
         raise ValueError(f'method="rank" sorts fewer than 2^31 weights, got {n}: use method="histogram"')
     dtype = _tree.wide_dtype(*(x.dtype for x in leaves))
     flat = jnp.concatenate([x.ravel().astype(dtype) for x in leaves])
-    q = jnp.concatenate([_locate(x, step, jnp.int32(1), jnp.int32(_REACH))[0].ravel() for x in leaves])
-    kept = (jnp.abs(q) <= _REACH) & (jnp.abs(q - mu) <= max_level)
+    q = jnp.concatenate([_level(x, step).ravel().astype(dtype) for x in leaves])
+    kept = _within(q, low, high)
     # An integer key in the order of the values (XLA's sort of floats is ten times slower on a CPU).
     integer = jnp.int64 if dtype == jnp.float64 else jnp.int32
     bits = lax.bitcast_convert_type(jnp.where(flat == 0, 0, flat), integer)
     key = bits ^ ((bits >> (8 * dtype(0).itemsize - 1)) & jnp.iinfo(integer).max)
     key = jnp.where(kept, key, jnp.iinfo(integer).max)
     order = lax.sort((key, jnp.arange(n, dtype=jnp.int32)), num_keys=1, is_stable=True)[1]
-    level = jnp.searchsorted(ends, jnp.arange(n, dtype=jnp.int32), side="right").astype(jnp.int32) - _REACH
-    new = jnp.zeros(n, jnp.int32).at[order].set(level, unique_indices=True)
+    level = jnp.searchsorted(ends, jnp.arange(n, dtype=jnp.int32), side="right") - _REACH
+    level = mu.astype(dtype) + level.astype(dtype)
+    new = jnp.where(kept, jnp.zeros(n, dtype).at[order].set(level, unique_indices=True), q)
     out, start = [], 0
     for x in leaves:
-        one = slice(start, start + x.size)
-        parts = (a[one].reshape(x.shape) for a in (q, kept, new))
+        q_x = new[start : start + x.size].reshape(x.shape).astype(_tree.wide_dtype(x.dtype))
+        out.append(_value(x, q_x, step))
         start += x.size
-        q_x, kept_x, new_x = parts
-        out.append(_on_grid(x, step, q_x, kept_x, mu, new_x, max_level))
     return out
