@@ -1,0 +1,161 @@
+"""The demo's model and data: a byte-level language model of Python's own standard library.
+
+Nothing is downloaded: the text is the source of the interpreter that runs the demo. Everything is a function
+of its arguments, so that two runs on one machine give the same numbers.
+"""
+
+import functools
+import pathlib
+import sysconfig
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+SKIPPED = frozenset(
+    # Tests and other people's packages, and folders that are tables rather than prose.
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
+)
+HELD_OUT = 10
+"""Every tenth file is held out."""
+
+
+class Text(NamedTuple):
+    """The text as bytes, uint8 arrays on the device."""
+
+    train: jax.Array
+    test: jax.Array
+
+
+class Model(nn.Module):
+    """A pre-norm transformer decoder over bytes, without biases; positions enter by ALiBi (2108.12409).
+
+    Attributes:
+      width: features per position.
+      depth: blocks.
+      heads: attention heads.
+      kernel_init: initializer of every matrix but the embedding.
+    """
+
+    width: int = 128
+    depth: int = 3
+    heads: int = 4
+    kernel_init: Callable[..., jax.Array] = nn.initializers.glorot_normal()
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Logits of the next byte, float32 (batch, time, 256), for bytes (batch, time)."""
+        dense = functools.partial(nn.Dense, use_bias=False, kernel_init=self.kernel_init)
+        embed_init = nn.initializers.normal(0.1)
+        x = nn.Embed(256, self.width, embedding_init=embed_init, name="embed")(tokens.astype(jnp.int32))
+        split = (*tokens.shape, 3 * self.heads, self.width // self.heads)
+        bias = _alibi(self.heads, tokens.shape[-1])
+        for i in range(self.depth):
+            y = dense(3 * self.width, name=f"qkv_{i}")(nn.RMSNorm(name=f"norm_a{i}")(x))
+            q, k, v = jnp.split(y.reshape(split), 3, axis=-2)
+            y = jax.nn.dot_product_attention(q, k, v, bias=bias, is_causal=True)
+            x = x + dense(self.width, name=f"out_{i}")(y.reshape(x.shape))
+            y = dense(4 * self.width, name=f"up_{i}")(nn.RMSNorm(name=f"norm_b{i}")(x))
+            x = x + dense(self.width, name=f"down_{i}")(nn.relu(y))
+        return dense(256, name="head")(nn.RMSNorm(name="norm")(x))
+
+
+def _alibi(heads: int, length: int) -> np.ndarray:
+    """Attention bias: minus the distance, times a slope per head that falls from 2 to near 1/128."""
+    slope = 2.0 ** (1 - 8 * np.arange(heads) / heads)
+    distance = np.arange(length)[:, None] - np.arange(length)
+    return (-slope[:, None, None] * np.abs(distance))[None].astype(np.float32)
+
+
+def load_text(root: str | pathlib.Path | None = None) -> Text:
+    """Read the standard library's Python source and split it by file.
+
+    Args:
+      root: folder to read; None for the running interpreter's library.
+
+    Returns:
+      The text of nine files in ten to train on, and that of every tenth to test on.
+
+    Raises:
+      FileNotFoundError: the folder holds too little Python source (some systems ship it without).
+    """
+    root = pathlib.Path(root or sysconfig.get_paths()["stdlib"])
+    files = sorted(p for p in root.rglob("*.py") if not SKIPPED.intersection(p.relative_to(root).parts))
+    files = [p for p in files if not p.name.startswith("_sysconfigdata")]  # differs from machine to machine
+    parts: tuple[list[bytes], list[bytes]] = ([], [])
+    for i, path in enumerate(files):
+        parts[i % HELD_OUT == HELD_OUT - 1].append(path.read_bytes())
+    train, test = (np.frombuffer(b"".join(p), np.uint8) for p in parts)
+    if len(train) < 100_000 or len(test) < 10_000:
+        found = f"{len(files)} files, {len(train) + len(test)} bytes"
+        raise FileNotFoundError(f"too little Python source under {root} to train on ({found})")
+    return Text(jnp.asarray(train), jnp.asarray(test))
+
+
+def init(model: Model, seed: int, context: int = 16) -> Any:
+    """The model's parameters before training, a tree of float32 arrays."""
+    return model.init(jax.random.key(seed), jnp.zeros((1, context), jnp.uint8))["params"]
+
+
+def loss(model: Model, params: Any, tokens: jax.Array) -> jax.Array:
+    """Mean cross-entropy in nats per byte of windows of bytes (batch, time + 1)."""
+    logits = model.apply({"params": params}, tokens[:, :-1])
+    labels = tokens[:, 1:].astype(jnp.int32)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+@functools.partial(
+    jax.jit, static_argnames=("model", "tx", "batch", "context"), donate_argnames=("params", "state")
+)
+def train_steps(
+    model: Model,
+    tx: optax.GradientTransformationExtraArgs,
+    params: Any,
+    state: Any,
+    text: jax.Array,
+    key: jax.Array,
+    first: jax.Array,
+    last: jax.Array,
+    *,
+    batch: int,
+    context: int,
+) -> tuple[Any, Any, jax.Array]:
+    """Training steps number first to last - 1, in one dispatch; which bytes a step sees depends on key only.
+
+    Returns:
+      The parameters, the optimizer's state, and the mean loss of these steps in nats per byte.
+    """
+
+    def step(i: jax.Array, carry: tuple[Any, Any, jax.Array]) -> tuple[Any, Any, jax.Array]:
+        params, state, total = carry
+        tokens = _windows(text, jax.random.fold_in(key, i), batch, context)
+        value, grads = jax.value_and_grad(functools.partial(loss, model))(params, tokens)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, total + value
+
+    params, state, total = lax.fori_loop(first, last, step, (params, state, jnp.zeros(())))
+    return params, state, total / (last - first)
+
+
+def _windows(text: jax.Array, key: jax.Array, batch: int, context: int) -> jax.Array:
+    starts = jax.random.randint(key, (batch,), 0, text.size - context)
+    return jax.vmap(lambda s: lax.dynamic_slice(text, (s,), (context + 1,)))(starts)
+
+
+def held_out(text: Text, count: int, context: int) -> jax.Array:
+    """Windows of held-out bytes (at most count, context + 1), spread evenly over the held-out files."""
+    last = text.test.size - context - 1
+    starts = np.linspace(0, last, min(count, last // context), dtype=np.int32)
+    return text.test[starts[:, None] + np.arange(context + 1, dtype=np.int32)[None]]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "batch"))
+def evaluate(model: Model, params: Any, windows: jax.Array, *, batch: int = 16) -> jax.Array:
+    """Mean cross-entropy in bits per byte over held-out windows."""
+    batches = windows[: len(windows) // batch * batch].reshape(-1, batch, windows.shape[-1])
+    return lax.map(lambda tokens: loss(model, params, tokens), batches).mean() / np.log(2)
