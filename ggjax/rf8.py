@@ -18,16 +18,16 @@ addition. The byte is laid out so that its seven magnitude bits rise with the va
   a normal float32) and at most 113; all-zero and empty tensors get -125.
 - The smallest value of the window is 7/8 2^exponent; weights that round to less become zero or plus or minus
   that value, whichever is nearer (the tie goes away from zero). So do subnormal float32 weights.
-- A weight that would round beyond the largest finite number of its dtype (to 2^128 in float32 and bfloat16, to
-  2^16 in float16) becomes the largest RF8 value below: 15/16 of that power.
-- RF8 has no infinities and no NaN. Outside jit they raise; under jit, where nothing can be raised, the tensor or
-  channel that holds one gets the exponent 127, which decodes to NaN everywhere.
+- A weight that would round beyond the largest finite number of its dtype (to 2^128 in float32 and bfloat16,
+  to 2^16 in float16) becomes the largest RF8 value below: 15/16 of that power.
+- RF8 has no infinities and no NaN. Outside jit they raise; under jit, where nothing can be raised, the tensor
+  or channel that holds one gets the exponent 127, which decodes to NaN everywhere.
 
-The relative error of a weight inside the window is at most 0.1082 (rounding "digits", the paper's rule above) or
-1/11 (rounding "nearest": the nearest of the same values, ties away from zero).
+The relative error of a weight inside the window is at most 0.1082 (rounding "digits", the paper's rule above)
+or 1/11 (rounding "nearest": the nearest of the same values, ties away from zero).
 
 All decisions are integer comparisons on the bits of the weight as a float32, hence exact and the same on every
-device, eager or jitted. bfloat16 and float16 weights convert exactly; float64 ones are first rounded to float32.
+device, eager or jitted. bfloat16 and float16 convert exactly; float64 is first rounded to float32.
 """
 
 import dataclasses
@@ -126,7 +126,7 @@ def decode(q: RF8Array, dtype: DTypeLike | None = None) -> jax.Array:
       TypeError: q is not an ``RF8Array``, or dtype is not a floating one.
 
     >>> decode(encode(jnp.array([0.7, 0.1])), jnp.bfloat16).tolist()
-    [0.75, 0.1015625]
+    [0.75, 0.09375]
     """
     if not isinstance(q, RF8Array):
         raise TypeError(f"q must be an RF8Array, got {type(q).__name__}")
@@ -250,8 +250,12 @@ def values() -> np.ndarray:
     return value
 
 
-def is_reserved(code: ArrayLike) -> Any:
-    """Whether a byte is one that ``encode`` never emits: residual 000, and not 0x00. Works on arrays too."""
+def is_reserved(code: Any) -> Any:
+    """Whether a byte, or each byte of an integer array, is one of the 31 that ``encode`` never emits.
+
+    >>> [is_reserved(code) for code in (0x00, 0x01, 0x08, 0x80)]
+    [False, False, True, True]
+    """
     return ((code & 7) == 0) & (code != 0)
 
 
@@ -290,7 +294,7 @@ _ABS, _INF = 0x7FFFFFFF, 0x7F800000  # int32 masks: all but the sign; the bits o
 def _magnitude(bits: Any, rounding: str) -> Any:
     """8 (exponent + 127) + residual code of the rounding of a positive float32, given by its bits (int32)."""
     mantissa = bits & 0x7FFFFF
-    return (bits >> 23 << 3) + 3 + sum((mantissa >= t) * np.int32(1) for t in _THRESHOLDS[rounding])
+    return (bits >> 23 << 3) + 3 + sum((mantissa >= t).astype(np.int32) for t in _THRESHOLDS[rounding])
 
 
 def _largest(dtype: Any) -> int:
@@ -318,11 +322,12 @@ def _encode(x: jax.Array, *, axis: Axis, rounding: Rounding) -> RF8Array:
     last = jnp.minimum(_magnitude(top, rounding), _largest(x.dtype))
     exponent = jnp.maximum((last >> 3) - 127 - 15, MIN_EXPONENT)
     exponent = jnp.where(top < _INF, exponent, NOT_FINITE)
-    # Zero or the smallest value, 7/8 2^exponent: split at its half, 7/8 2^(exponent - 1) = 7/4 2^(exponent - 2).
-    # At exponent -125 the half is a subnormal, whose bits are 7/8 of those of the smallest normal number.
+    # Zero or the smallest value, 7/8 2^exponent: split at its half, 7/4 2^(exponent - 2). At exponent -125 the
+    # half is a subnormal, whose bits are 7/8 of those of the smallest normal number.
     half = jnp.where(exponent > MIN_EXPONENT, (exponent + 125 << 23) + (3 << 21), 7 << 20)
     code = _magnitude(size, rounding) - (exponent + 127 << 3)
-    code = jnp.clip(code, (size >= half).astype(jnp.int32), jnp.clip(last - (exponent + 127 << 3), 0))
+    # The maximum may have been a subnormal and taken for 0, hence at least 1.
+    code = jnp.clip(code, (size >= half).astype(jnp.int32), jnp.maximum(last - (exponent + 127 << 3), 1))
     code = jnp.where((bits < 0) & (code > 0), code | 128, code)
     return RF8Array(code.astype(jnp.uint8), exponent.astype(jnp.int8), x.dtype)
 
