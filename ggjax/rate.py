@@ -371,7 +371,7 @@ def _leaf_stats(x: Any, step: Any) -> _Stats:
 
 @jax.jit
 def _fit(first: Any, second: Any, n: Any) -> gennorm.Fit:
-    return gennorm.from_moments(jnp.asarray(first, jnp.float32), jnp.asarray(second, jnp.float32), n)
+    return gennorm.from_moments(*(jnp.asarray(v, float) for v in (first, second, n)))
 
 
 def _levels(x: Any, step: Any) -> jax.Array:
@@ -401,7 +401,7 @@ def _histogram(x: Any, step: Any, low: Any, *, size: int) -> jax.Array:
     axis = int(np.argmax(x.shape)) if x.ndim else 0
     parts = int(np.gcd(16, x.shape[axis])) if x.size >= 1 << 20 else 1
 
-    def count(x: jax.Array) -> jax.Array:
+    def count(x: jax.Array, step: jax.Array, low: jax.Array) -> jax.Array:
         def part(i: Any, total: jax.Array) -> jax.Array:
             some = lax.dynamic_index_in_dim(cut, i, axis + 1, keepdims=False) if parts > 1 else x
             table = jnp.zeros(size, jnp.uint32).at[_levels(some, step) - low].add(1, mode="drop")
@@ -410,7 +410,7 @@ def _histogram(x: Any, step: Any, low: Any, *, size: int) -> jax.Array:
         cut = x.reshape(*x.shape[:axis], -1, parts, *x.shape[axis + 1 :]) if parts > 1 else x
         return lax.fori_loop(0, parts, part, jnp.zeros((2, size), jnp.uint32))
 
-    return _mesh.reduce(count, x)
+    return _mesh.reduce(count, x, jnp.asarray(step), jnp.asarray(low))
 
 
 def _carry(total: jax.Array, table: jax.Array) -> jax.Array:
