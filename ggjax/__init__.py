@@ -6,6 +6,7 @@ from ggjax import rf8 as rf8
 from ggjax._backslash import BackSlashState as BackSlashState
 from ggjax._backslash import backslash as backslash
 from ggjax._backslash import follow_learning_rate as follow_learning_rate
+from ggjax._deepshape import DeepShapeInfo as DeepShapeInfo
 from ggjax._deepshape import deepshape as deepshape
 from ggjax._initializers import gg_init as gg_init
 from ggjax._initializers import gg_reinit as gg_reinit

@@ -104,8 +104,11 @@ def deepshape(
     _tree.check_positive("shape_scale", shape_scale)
     _tree.check_positive("std_scale", std_scale)
     _tree.check_positive("step", step)
-    if _tree.is_concrete(min_count) and not np.asarray(min_count) >= 0:
-        raise ValueError(f"min_count must be at least 0, got {min_count!r}")
+    if _tree.is_concrete(min_count):
+        if not jnp.issubdtype(np.asarray(min_count).dtype, np.number):
+            raise TypeError(f"min_count must be a number, got {min_count!r}")
+        if not np.asarray(min_count) >= 0:
+            raise ValueError(f"min_count must be at least 0, got {min_count!r}")
     if method not in ("histogram", "rank"):
         raise ValueError(f'method must be "histogram" or "rank", got {method!r}')
     if method == "rank":
@@ -189,7 +192,10 @@ def _reshape(
     def place(x: jax.Array) -> jax.Array:
         q = _level(x, step)
         i, u = _bin(x, step, per_level, reach)
-        left, right = (positions.at[i + k].get(mode="promise_in_bounds").astype(u.dtype) for k in (0, 1))
+        left, right = (
+            positions.at[i + k].get(mode="promise_in_bounds", wrap_negative_indices=False).astype(u.dtype)
+            for k in (0, 1)
+        )
         new = jnp.floor(jnp.minimum(left + u * (right - left), right))
         return _value(x, jnp.where(_within(q, low, high), new, q), step)
 
@@ -246,7 +252,9 @@ def _histograms(
         q = _level(x, step)
         # One bin a level: the levels as they are rounded. The sum in _bin may shift a weight halfway between.
         i = q.astype(jnp.int32) + _REACH if per_level is None else _bin(x, step, per_level, reach)[0]
-        return counts.at[jnp.where(_within(q, -reach, reach), i, _BINS)].add(1, mode="promise_in_bounds")
+        return counts.at[jnp.where(_within(q, -reach, reach), i, _BINS)].add(
+            1, mode="promise_in_bounds", wrap_negative_indices=False
+        )
 
     empty = jnp.zeros(_BINS + 1, jnp.int32)  # the last one for weights out of reach
     parts = []
