@@ -270,7 +270,7 @@ def _leaf_levels(x: Any, step: float, low: int, high: int) -> tuple[np.ndarray, 
     if width > _TABLE_LEVELS:
         levels, counts = np.unique(np.asarray(_levels(x, step)), return_counts=True)
         return levels.astype(np.int64), counts
-    counts = _whole(np.asarray(_histogram(x, step, low, size=_room(width))))
+    counts = _whole(np.asarray(_histogram(x, step, low, _empty(_room(width)))))
     used = np.flatnonzero(counts)
     return used + low, counts[used]
 
@@ -347,11 +347,14 @@ def _traced_bits(leaves: list[Any], step: Any, code: Code) -> jax.Array:
     high = functools.reduce(jnp.maximum, [e[1].astype(jnp.float32) for e in ends])
     valid = (low > -(2.0**31)) & (high < 2.0**31) & (jnp.asarray(step) > 0)
     low, high = (jnp.where(valid, e, 0).astype(jnp.int32) for e in (low, high))
+    low, high = lax.optimization_barrier((low, high))  # or XLA works them out anew for every leaf
     levels, counts = jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.float32)
     if code not in ("fixed", "gg_closed_form"):
         valid &= _span(low, high) < TRACED_LEVELS
-        tables = [_histogram(x, step, low, size=TRACED_LEVELS) for x in some]
-        counts = sum((_float(t) for t in tables), jnp.zeros(TRACED_LEVELS, jnp.float32))
+        table = _empty(TRACED_LEVELS)
+        for x in some:
+            table = _histogram(x, step, low, table)
+        counts = _float(table)
         levels = low + jnp.arange(TRACED_LEVELS, dtype=jnp.int32)
     law = gennorm.fit_leaves(some)
     n = float(_tree.size(some))
@@ -390,9 +393,9 @@ def _span(low: jax.Array, high: jax.Array) -> jax.Array:
     return high.astype(jnp.uint32) - low.astype(jnp.uint32)
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _histogram(x: Any, step: Any, low: Any, *, size: int) -> jax.Array:
-    """Counts of the levels low, low + 1, ...: (2, size) uint32, the low and the high words.
+@jax.jit
+def _histogram(x: Any, step: Any, low: Any, total: jax.Array) -> jax.Array:
+    """Add the counts of the levels low, low + 1, ... to a table: (2, size) uint32, the low and the high words.
 
     A large leaf is counted in up to 16 parts, which are cut along its longest axis so that they stay sharded
     as the leaf is; counting at once would take twice the leaf's memory.
@@ -401,22 +404,25 @@ def _histogram(x: Any, step: Any, low: Any, *, size: int) -> jax.Array:
     axis = int(np.argmax(x.shape)) if x.ndim else 0
     parts = int(np.gcd(16, x.shape[axis])) if x.size >= 1 << 20 else 1
 
-    def count(x: jax.Array, step: jax.Array, low: jax.Array) -> jax.Array:
+    def add(x: jax.Array, step: jax.Array, low: jax.Array, total: jax.Array) -> jax.Array:
+        words = total[0].at[_levels(x, step) - low].add(1, mode="drop")
+        carry = (words < total[0]).astype(jnp.uint32)
+        return jnp.stack([words, total[1] + carry])
+
+    def add_parts(x: jax.Array, step: jax.Array, low: jax.Array, total: jax.Array) -> jax.Array:
+        cut = x.reshape(*x.shape[:axis], -1, parts, *x.shape[axis + 1 :])
+
         def part(i: Any, total: jax.Array) -> jax.Array:
-            some = lax.dynamic_index_in_dim(cut, i, axis + 1, keepdims=False) if parts > 1 else x
-            table = jnp.zeros(size, jnp.uint32).at[_levels(some, step) - low].add(1, mode="drop")
-            return _carry(total, table)
+            return add(lax.dynamic_index_in_dim(cut, i, axis + 1, keepdims=False), step, low, total)
 
-        cut = x.reshape(*x.shape[:axis], -1, parts, *x.shape[axis + 1 :]) if parts > 1 else x
-        return lax.fori_loop(0, parts, part, jnp.zeros((2, size), jnp.uint32))
+        return lax.fori_loop(0, parts, part, total)
 
-    return _mesh.reduce(count, x, jnp.asarray(step), jnp.asarray(low))
+    f = add_parts if parts > 1 else add
+    return _mesh.reduce(f, x, jnp.asarray(step), jnp.asarray(low), total)
 
 
-def _carry(total: jax.Array, table: jax.Array) -> jax.Array:
-    """Add counts to two-word counts."""
-    low = total[0] + table
-    return jnp.stack([low, total[1] + (low < table).astype(jnp.uint32)])
+def _empty(size: int) -> jax.Array:
+    return jnp.zeros((2, size), jnp.uint32)
 
 
 def _whole(words: np.ndarray) -> np.ndarray:
