@@ -33,7 +33,9 @@ class Text(NamedTuple):
 
 
 class Model(nn.Module):
-    """A pre-norm transformer decoder over bytes, without biases; positions enter by ALiBi (2108.12409).
+    """A pre-norm transformer decoder over bytes; positions enter by ALiBi (arXiv 2108.12409).
+
+    It has neither biases nor norm scales: every parameter is a matrix, so that one law describes them all.
 
     Attributes:
       width: features per position.
@@ -51,18 +53,19 @@ class Model(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Logits of the next byte, float32 (batch, time, 256), for bytes (batch, time)."""
         dense = functools.partial(nn.Dense, use_bias=False, kernel_init=self.kernel_init)
+        norm = nn.RMSNorm(use_scale=False)
         embed_init = nn.initializers.normal(0.1)
         x = nn.Embed(256, self.width, embedding_init=embed_init, name="embed")(tokens.astype(jnp.int32))
         split = (*tokens.shape, 3 * self.heads, self.width // self.heads)
         bias = _alibi(self.heads, tokens.shape[-1])
         for i in range(self.depth):
-            y = dense(3 * self.width, name=f"qkv_{i}")(nn.RMSNorm(name=f"norm_a{i}")(x))
+            y = dense(3 * self.width, name=f"qkv_{i}")(norm(x))
             q, k, v = jnp.split(y.reshape(split), 3, axis=-2)
             y = jax.nn.dot_product_attention(q, k, v, bias=bias, is_causal=True)
             x = x + dense(self.width, name=f"out_{i}")(y.reshape(x.shape))
-            y = dense(4 * self.width, name=f"up_{i}")(nn.RMSNorm(name=f"norm_b{i}")(x))
+            y = dense(4 * self.width, name=f"up_{i}")(norm(x))
             x = x + dense(self.width, name=f"down_{i}")(nn.relu(y))
-        return dense(256, name="head")(nn.RMSNorm(name="norm")(x))
+        return dense(256, name="head")(norm(x))
 
 
 def _alibi(heads: int, length: int) -> np.ndarray:
@@ -104,7 +107,7 @@ def init(model: Model, seed: int, context: int = 16) -> Any:
 
 def loss(model: Model, params: Any, tokens: jax.Array) -> jax.Array:
     """Mean cross-entropy in nats per byte of windows of bytes (batch, time + 1)."""
-    logits = model.apply({"params": params}, tokens[:, :-1])
+    logits = jnp.asarray(model.apply({"params": params}, tokens[:, :-1]))
     labels = tokens[:, 1:].astype(jnp.int32)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
