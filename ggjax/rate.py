@@ -342,12 +342,12 @@ def _traced_bits(leaves: list[Any], step: Any, code: Code) -> jax.Array:
     some = [x for x in leaves if np.size(x)]
     if not some:
         return jnp.zeros((), jnp.float32)
-    ends = [_ends(_tree.wide(x), step) for x in some]
-    low = functools.reduce(jnp.minimum, [e[0].astype(jnp.float32) for e in ends])
-    high = functools.reduce(jnp.maximum, [e[1].astype(jnp.float32) for e in ends])
+    ends = [e for x in some for e in _ends(_tree.wide(x), step)]
+    # A sort (NaN last), since XLA would work out a minimum of minima anew for every leaf's histogram.
+    ends = jnp.sort(jnp.stack([e.astype(jnp.float32) for e in ends]))
+    low, high = ends[0], ends[-1]
     valid = (low > -(2.0**31)) & (high < 2.0**31) & (jnp.asarray(step) > 0)
     low, high = (jnp.where(valid, e, 0).astype(jnp.int32) for e in (low, high))
-    low, high = lax.optimization_barrier((low, high))  # or XLA works them out anew for every leaf
     levels, counts = jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.float32)
     if code not in ("fixed", "gg_closed_form"):
         valid &= _span(low, high) < TRACED_LEVELS
