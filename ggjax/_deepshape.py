@@ -32,7 +32,7 @@ _Method = Literal["histogram", "rank"]
 
 
 class DeepShapeInfo(NamedTuple):
-    """What ``deepshape`` did: float32 laws in the units of the weights, and two scalars.
+    """What ``deepshape`` did: two laws in the units of the weights, and two scalars.
 
     ``before`` and ``after`` are fitted by moments about 0 to the reshaped weights, as they came and as they
     are on return; ``loc`` of both is the centre of the target. ``after`` and ``moved`` are read off the
@@ -114,6 +114,9 @@ def deepshape(
     if method == "rank":
         _refuse_sharded(names, leaves)
     _tree.check_finite(names, leaves)
+    if not _tree.size(leaves):
+        nothing = gennorm.Fit(*map(jnp.float32, (2, 0, 0)))
+        return params, DeepShapeInfo(nothing, nothing, jnp.int32(0), jnp.float32(0))
     scales = (shape_scale, std_scale, step, min_count)
     args = [jnp.asarray(x, jnp.float32) for x in scales]
     new, info = _reshape(leaves, *args, method=method, whole=_is_whole(leaves))
@@ -171,36 +174,28 @@ def _reshape(
     counts = _float_counts(fine)
     bins = jnp.arange(_BINS, dtype=jnp.int32)
     level = bins // per_level - reach
-    part = (bins % per_level).astype(jnp.float32)
-    centre = level.astype(jnp.float32) + ((part + 0.5) / per_level.astype(jnp.float32) - 0.5)
+    part = bins % per_level - per_level // 2
+    centre = level.astype(jnp.float32) + part.astype(jnp.float32) / per_level.astype(jnp.float32)
     fitted = ~cut | (jnp.abs(centre) <= edge.astype(jnp.float32))
     first, second, mean, number = _moments(jnp.where(fitted, counts, 0), centre)
     mu = jnp.trunc(mean).astype(jnp.int32)
-    law = gennorm.from_moments(first, second, number)
+    law = _fit(first, second, number, leaves)
     # Where nothing is cut, the levels lie in [-reach, reach] and mu between them.
     max_level = jnp.where(cut, edge, jnp.minimum(jnp.maximum(highest - mu, mu - lowest), _REACH))
     max_level = jnp.where(counts.any(), max_level, 0)
     kept = jnp.abs(level - mu) <= max_level
     ranks = _ranks([jnp.where(kept, c, 0) for c in fine], unit)
-    ends = _target_ends(ranks[-1], law.nu * shape_scale, law.scale * std_scale, max_level)
+    nu, scale = law.nu.astype(jnp.float32), law.scale.astype(jnp.float32)
+    ends = _target_ends(ranks[-1], nu * shape_scale, scale * std_scale, max_level)
     end = (mu + max_level + 1).astype(jnp.float32)
     positions = mu.astype(jnp.float32) + _positions(ranks, ends, max_level)
     positions = jnp.minimum(positions, jnp.nextafter(end, jnp.zeros_like(end) - jnp.inf))
 
     low, high = jnp.maximum(mu - max_level, -reach), jnp.minimum(mu + max_level, reach)
 
-    def place(x: jax.Array) -> jax.Array:
-        q = _level(x, step)
-        i, u = _bin(x, step, per_level, reach)
-        left, right = (
-            positions.at[i + k].get(mode="promise_in_bounds", wrap_negative_indices=False).astype(u.dtype)
-            for k in (0, 1)
-        )
-        new = jnp.floor(jnp.minimum(left + u * (right - left), right))
-        return _value(x, jnp.where(_within(q, low, high), new, q), step)
-
     if method == "histogram":
-        new = [_mesh.elementwise(place, x) for x in leaves]
+        table = (positions, step, per_level, reach, low, high)
+        new = [_mesh.elementwise(_place, x, *table) for x in leaves]
     else:
         new = _place_by_rank(leaves, step, low, high, mu, ends)
 
@@ -208,9 +203,10 @@ def _reshape(
     after = jnp.where(kept, after, level)
     moved = jnp.sum(jnp.where(after != level, counts, 0)) / max(n, 1)
     first, second, _, number = _moments(jnp.where(kept, counts, 0), after.astype(jnp.float32))
-    loc = mu.astype(jnp.float32) * step
+    after = _fit(first, second, number, leaves)
+    width = step.astype(law.nu.dtype)
     before, after = (
-        gennorm.Fit(f.nu, f.scale * step, loc) for f in (law, gennorm.from_moments(first, second, number))
+        f._replace(scale=f.scale * width, loc=mu.astype(width.dtype) * width) for f in (law, after)
     )
     return new, DeepShapeInfo(before, after, max_level, moved)
 
@@ -233,6 +229,24 @@ def _within(q: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
     return (q >= low.astype(q.dtype)) & (q <= high.astype(q.dtype))
 
 
+def _place(
+    x: jax.Array,
+    positions: jax.Array,
+    step: jax.Array,
+    per_level: jax.Array,
+    reach: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+) -> jax.Array:
+    """Levels low to high go between the positions of their bin's edges, linearly; the others are rounded."""
+    q = _level(x, step)
+    i, u = _bin(x, step, per_level, reach)
+    ends = (positions.at[i + k].get(mode="promise_in_bounds", wrap_negative_indices=False) for k in (0, 1))
+    left, right = (p.astype(u.dtype) for p in ends)
+    new = jnp.floor(jnp.minimum(left + u * (right - left), right))
+    return _value(x, jnp.where(_within(q, low, high), new, q), step)
+
+
 def _value(x: jax.Array, q: jax.Array, step: jax.Array) -> jax.Array:
     """The multiple q of step, like x: the weight itself where its level is beyond the digits of a float."""
     digits = jnp.finfo(q.dtype).nmant + 1
@@ -248,13 +262,19 @@ def _histograms(
     per_level is the number of bins a level, or None for one.
     """
 
-    def add(counts: jax.Array, x: jax.Array) -> jax.Array:
+    args = (step, reach) if per_level is None else (step, reach, per_level)
+
+    def add(
+        counts: jax.Array, x: jax.Array, step: jax.Array, reach: jax.Array, per_level: jax.Array | None = None
+    ) -> jax.Array:
         q = _level(x, step)
         # One bin a level: the levels as they are rounded. The sum in _bin may shift a weight halfway between.
         i = q.astype(jnp.int32) + _REACH if per_level is None else _bin(x, step, per_level, reach)[0]
-        return counts.at[jnp.where(_within(q, -reach, reach), i, _BINS)].add(
-            1, mode="promise_in_bounds", wrap_negative_indices=False
-        )
+        i = jnp.where(_within(q, -reach, reach), i, _BINS)
+        return counts.at[i].add(1, mode="promise_in_bounds", wrap_negative_indices=False)
+
+    def fresh(x: jax.Array, *args: jax.Array) -> jax.Array:
+        return add(jnp.zeros(_BINS + 1, jnp.int32), x, *args)
 
     empty = jnp.zeros(_BINS + 1, jnp.int32)  # the last one for weights out of reach
     parts = []
@@ -262,13 +282,13 @@ def _histograms(
         counts = empty
         for x in group:
             if _mesh.explicit_sharding(x) is not None:
-                counts = counts + _mesh.reduce(lambda v: add(jnp.zeros(_BINS + 1, jnp.int32), v), x)
+                counts = counts + _mesh.reduce(fresh, x, *args)
             elif whole:
-                counts = _in_chunks(add, counts, x)
+                counts = _in_chunks(lambda c, v: add(c, v, *args), counts, x)
             else:
-                counts = add(counts, x)
+                counts = add(counts, x, *args)
         parts.append(counts[:_BINS])
-    return parts or [empty[:_BINS]]
+    return parts
 
 
 def _in_chunks(add: Callable[[jax.Array, jax.Array], jax.Array], counts: jax.Array, x: jax.Array) -> jax.Array:
@@ -307,14 +327,28 @@ def _moments(counts: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax
     return jnp.sum(counts * jnp.abs(x)), jnp.sum(counts * x * x), mean, number
 
 
+def _fit(first: jax.Array, second: jax.Array, number: jax.Array, leaves: list[jax.Array]) -> gennorm.Fit:
+    """The law of these moments, in the dtype that ``gennorm.fit`` gives for the leaves."""
+    dtype = _tree.wide_dtype(*(x.dtype for x in leaves))
+    return gennorm.from_moments(first.astype(dtype), second.astype(dtype), number.astype(dtype))
+
+
 def _ranks(parts: list[jax.Array], unit: int) -> jax.Array:
     """How many weights lie below every edge of the bins, in units of 2^unit, rounded down: exact integers."""
     high = sum((c >> unit for c in parts[1:]), parts[0] >> unit)
-    ranks = jnp.cumsum(high)
+    ranks = _cumulate(high)
     if unit:
         rest = (1 << unit) - 1
-        ranks = ranks + (jnp.cumsum(sum((c & rest for c in parts[1:]), parts[0] & rest)) >> unit)
+        ranks = ranks + (_cumulate(sum((c & rest for c in parts[1:]), parts[0] & rest)) >> unit)
     return jnp.concatenate([jnp.zeros(1, jnp.int32), ranks])
+
+
+def _cumulate(x: jax.Array) -> jax.Array:
+    """Cumulated sum by plain additions in order, in rows: quick to compile, and rising also in floats."""
+    rows = jnp.pad(x, (0, -x.size % 512)).reshape(512, -1)
+    sums, inner = lax.scan(lambda c, v: (c + v, c + v), jnp.zeros(512, x.dtype), rows.T)
+    _, before = lax.scan(lambda c, v: (c + v, c), jnp.zeros((), x.dtype), sums)
+    return (inner.T + before[:, None]).ravel()[: x.size]
 
 
 def _target_ends(number: jax.Array, nu: jax.Array, scale: jax.Array, max_level: jax.Array) -> jax.Array:
@@ -325,10 +359,10 @@ def _target_ends(number: jax.Array, nu: jax.Array, scale: jax.Array, max_level: 
     distance = jnp.arange(_REACH, -1, -1, dtype=jnp.int32)
     z = distance.astype(jnp.float32) / jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)
     density = jnp.where(distance <= max_level, jnp.exp(-(z**nu)), 0)
-    tail = jnp.cumsum(density)[:-1]  # levels -_REACH to -1
+    tail = _cumulate(density)[:-1]  # levels -_REACH to -1
     total = 2 * tail[-1] + density[-1]
     left = jnp.round(number.astype(jnp.float32) * (tail / total)).astype(jnp.int32)
-    left = lax.cummax(jnp.clip(left, 0, number // 2))
+    left = jnp.clip(left, 0, number // 2)
     return jnp.concatenate([left, number - left[::-1], number[None]])
 
 
@@ -346,8 +380,6 @@ def _place_by_rank(
 ) -> list[jax.Array]:
     """The weights of levels low to high, sorted (equal ones in tree order), fill the target's levels."""
     n = _tree.size(leaves)
-    if not n:
-        return leaves
     if n >= 1 << _COUNT_BITS:
         raise ValueError(f'method="rank" sorts fewer than 2^31 weights, got {n}: use method="histogram"')
     dtype = _tree.wide_dtype(*(x.dtype for x in leaves))

@@ -90,7 +90,7 @@ def test_histogram_is_the_target(case, method):
     np.testing.assert_array_equal(new, np.float32(got) * np.float32(step))  # the grid
     assert total_variation(got, mu, top, kept, pmf) < 0.01
     assert np.mean(got != want) < 0.02 and np.abs(got - want)[np.abs(want - mu) < top // 2].max() <= 2
-    ordered = got[kept[np.argsort(x[kept])]]
+    ordered = got[kept[np.argsort(x[kept], kind="stable")]]
     assert np.all(np.diff(ordered) >= 0)  # monotone
     outside = np.setdiff1d(np.arange(x.size), kept)
     np.testing.assert_array_equal(got[outside], levels(x, step)[outside])
@@ -146,7 +146,7 @@ def test_degenerate_trees_are_defined(method):
     for value in (0.3, -0.3, 100.0, 3e38):
         new, info = deepshape(jnp.float32(value), method=method)
         assert new.shape == () and jnp.isfinite(new)
-        assert abs(float(new) - value) <= 0.3 and all(map(np.isfinite, jax.tree.leaves(info)))
+        assert abs(float(new) - np.float32(value)) <= 0.3 and all(map(np.isfinite, jax.tree.leaves(info)))
 
 
 def test_weights_out_of_reach_are_only_rounded():
@@ -205,7 +205,7 @@ def test_bad_arguments_are_named():
         deepshape(w, method="sort")
     with pytest.raises(ValueError, match=r"leaf 'a/w': expected finite weights, got inf at index \(1,\)"):
         deepshape({"a": {"w": jnp.array([1.0, jnp.inf])}})
-    with pytest.raises(ValueError, match="no floating-point leaf.*'ids', is int32"):
+    with pytest.raises(ValueError, match="no floating-point.*'ids', is int32"):
         deepshape({"ids": jnp.arange(3)})
     with pytest.raises(ValueError, match="mask does not fit the tree"):
         deepshape(w, mask={"b": True})
@@ -244,12 +244,13 @@ def test_sharded_is_unsharded(axis_type):
     specs = {"row": P("x", None), "col": P(None, "y"), "both": P("x", "y"), "whole": P()}
     sharded = {k: shard(v, specs[k], axis_type) for k, v in tree.items()}
     want = deepshape(tree, min_count=20)
-    for f in (deepshape, jax.jit(deepshape)):
+    compiled = jax.jit(deepshape).lower(sharded, min_count=20).compile()
+    for f in (deepshape, compiled):
         got = f(sharded, min_count=20)
         jax.tree.map(np.testing.assert_array_equal, got, want)
         for k, v in got[0].items():
             assert v.sharding.is_equivalent_to(sharded[k].sharding, v.ndim), k
-    text = jax.jit(deepshape).lower(sharded, min_count=20).compile().as_text()
+    text = compiled.as_text()
     assert "all-reduce" in text
     assert "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text
 
@@ -264,23 +265,22 @@ def test_rank_on_sharded_leaves():
     np.testing.assert_array_equal(got, deepshape(x, min_count=0, method="rank")[0])
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_counts_beyond_the_integers(monkeypatch, whole):
-    """With integers of 12 bits, 50,000 weights take the path of 10^14: groups of leaves, ranks in units."""
+def test_counts_beyond_the_integers(monkeypatch):
+    """With integers of 14 bits, 50,000 weights take the path of 10^10: groups of leaves, ranks in units."""
     x = jnp.asarray(draw(0.8, 50_000, 0.02))
-    leaves = [x[i : i + 2000] for i in range(0, x.size, 2000)]
+    leaves = [x[i : i + 12_500] for i in range(0, x.size, 12_500)]
     args = [jnp.float32(v) for v in (0.8, 0.6, STEP, 20)]
     reshape = _deepshape._reshape.__wrapped__
-    want, want_info = reshape(leaves, *args, method="histogram", whole=whole)
-    monkeypatch.setattr(_deepshape, "_COUNT_BITS", 12)
-    got, info = reshape(leaves, *args, method="histogram", whole=whole)
+    want, want_info = reshape(leaves, *args, method="histogram", whole=False)
+    monkeypatch.setattr(_deepshape, "_COUNT_BITS", 14)
+    got, info = reshape(leaves, *args, method="histogram", whole=False)
     assert int(info.max_level) == int(want_info.max_level)
     got, want = levels(np.concatenate(got)), levels(np.concatenate(want))
-    order = np.argsort(np.asarray(x))
+    order = np.argsort(np.asarray(x), kind="stable")
     inner = order[np.abs(levels(x))[order] <= int(info.max_level)]
     assert np.all(np.diff(got[inner]) >= 0)
     counts = [np.bincount(v[inner] + 5000, minlength=10001) for v in (got, want)]
-    assert 0.5 * np.abs(counts[0] - counts[1]).sum() / inner.size < 0.1  # one unit of 16 ranks a level
+    assert 0.5 * np.abs(counts[0] - counts[1]).sum() / inner.size < 0.03  # units of 4 ranks
 
 
 def test_memory_is_at_most_twice_the_weights():
@@ -293,7 +293,7 @@ def test_memory_is_at_most_twice_the_weights():
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 2 * 4 * x.size
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     x=st.lists(st.floats(-9, 9, width=32), min_size=64, max_size=64),
     exponent=st.integers(-10, 0),
