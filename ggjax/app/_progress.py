@@ -64,7 +64,7 @@ def _bars(stages: Mapping[str, tuple[int, float]]) -> Iterator[Report]:
 
 
 def _lines(stages: Mapping[str, tuple[int, float]]) -> Report:
-    quarters = dict.fromkeys(stages, 0)
+    quarters = dict.fromkeys(stages, -1)  # a line at the beginning too
 
     def report(stage: str, done: int, /, **numbers: float) -> None:
         steps = stages[stage][0]

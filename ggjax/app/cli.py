@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 DEMO = """\
 Train a byte-level language model on the source text of the Python standard library (nothing is downloaded),
@@ -46,10 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(e), 1)
 
 
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ggjax", description="Generalized-Gaussian priors for weights, in JAX."
-    )
+    parser = _Parser(prog="ggjax", description="Generalized-Gaussian priors for weights, in JAX.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -74,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_count,
         default=0,
         metavar="N",
-        help="seed of weights and batches, 0 or more; the same seed gives the same result (default: %(default)s)",
+        help="seed of weights and batches; the same one gives the same numbers (default: %(default)s)",
     )
     demo.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     demo.add_argument("--steps", type=_count, help=argparse.SUPPRESS)
