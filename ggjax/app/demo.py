@@ -3,6 +3,9 @@
 A byte-level language model learns the standard library's source text twice, with the same number of steps on
 the same bytes: (a) Glorot init and Adam; (b) GG init, Adam and BackSlash, then fine-tuning without BackSlash.
 DeepShape reshapes the weights of (b), a short training repairs them, and RF8 rounds all of them.
+
+Of the bits that (b) saves at equal loss, about half are due to the smaller initial variance that its init takes
+(GG init and Adam without BackSlash, 1500 steps: 19 % at Adam's loss + 1 %, where (b) saves 39 %).
 """
 
 import json
@@ -56,7 +59,8 @@ class Settings(NamedTuple):
     depth: int = 3
     heads: int = 4
     learning_rate: float = 2e-3  # at its peak
-    gg_shape: float = 1.5  # nu of the GG init; its variance is Glorot's
+    gg_shape: float = 1.5  # nu of the GG init
+    xi: float = 0.5  # its gain: half of Glorot's variance
     rate_weight: float = 100.0  # lambda where the learning rate is at its peak
     fine_tune: float = 0.2  # the share of steps at the end without BackSlash
     min_count: int = 0  # of DeepShape; the published 1000 is made for models a hundred times as large
@@ -115,7 +119,7 @@ def train_all(text: _lm.Text, s: Settings, report: Report) -> dict[str, Any]:
     tx = optax.adam(schedule(s))
     models["adam"] = train(model, tx, _lm.init(model, s.seed), text, s, s.steps, report, "Adam")
 
-    model_gg = _model(s).clone(kernel_init=ggjax.gg_init(shape=s.gg_shape, xi=1.0, mode="fan_avg"))
+    model_gg = _model(s).clone(kernel_init=ggjax.gg_init(shape=s.gg_shape, xi=s.xi, mode="fan_avg"))
     tx = optax.chain(optax.adam(schedule(s)), ggjax.backslash(rate_weights(s), clamp=True))
     params = train(model_gg, tx, _lm.init(model_gg, s.seed), text, s, s.steps, report, "BackSlash")
     models["backslash"] = params
