@@ -21,6 +21,7 @@ SMALL = demo.Settings(
     heads=2,
     learning_rate=4e-3,
     rate_weight=50,
+    min_count=20,
 )
 NAMES = ["adam", "backslash", "deepshape", "post_trained"]
 ENTRIES = [f"{code}_{step}" for step in ("2^-13", "2^-8", "1%") for code in ("entropy", "exp_golomb")]
@@ -99,11 +100,11 @@ def test_table_is_right(name, results, models, text):
 
 def test_frontier_is_right(results, models, text):
     frontier = results["frontier"]
-    steps = [2.0**k for k in range(-10, -3)]
+    steps = [2.0 ** (k / 2) for k in range(-20, -7)]
     expected = [(m, s) for m in ("adam", "backslash") for s in steps]
     assert [(p["model"], p["step"]) for p in frontier] == expected
     windows = _lm.held_out(text, SMALL.test_windows, SMALL.context)
-    for point in frontier[::3]:
+    for point in frontier[::5]:
         params, step = models[point["model"]], point["step"]
         np.testing.assert_allclose(point["bits"], entropy(params, step), rtol=1e-3)
         rounded = jax.tree.map(lambda x, s=step: jnp.round(x / s) * s, params)
@@ -177,7 +178,7 @@ def test_pictures_draw_on_given_axes(models, results):
     x, y = ax.get_lines()[0].get_data()
     np.testing.assert_allclose(y, np.exp(ggjax.gennorm.logpdf(np.float32(x), *law)), rtol=1e-4)
     ax = plots.frontier(results["frontier"])
-    assert [len(line.get_xdata()) for line in ax.get_lines()] == [7, 7]
+    assert [len(line.get_xdata()) for line in ax.get_lines()] == [13, 13]
     assert len(plots.life(models, results).axes) == 4
 
 

@@ -25,8 +25,8 @@ from ggjax.app import _lm
 from ggjax.app._progress import Report, progress
 
 FINE, MIDDLE = 2.0**-13, 2.0**-8
-FRONTIER_STEPS = tuple(2.0**k for k in range(-10, -3))
-"""Quantization steps of the frontier, 2^-10 to 2^-4."""
+FRONTIER_STEPS = tuple(2.0 ** (k / 2) for k in range(-20, -7))
+"""Quantization steps of the frontier, 2^-10, 2^-9.5, ..., 2^-4."""
 
 LOSS_RISES = (0.005, 0.01, 0.02, 0.05, 0.1)
 """Loss levels at which the two frontiers are compared, relative to Adam's loss before quantization."""
@@ -61,15 +61,15 @@ class Settings(NamedTuple):
     learning_rate: float = 2e-3  # at its peak
     gg_shape: float = 1.5  # nu of the GG init
     xi: float = 0.5  # its gain: half of Glorot's variance
-    rate_weight: float = 100.0  # lambda where the learning rate is at its peak
-    fine_tune: float = 0.2  # the share of steps at the end without BackSlash
-    min_count: int = 0  # of DeepShape; the published 1000 is made for models a hundred times as large
-    post_learning_rate: float = 1e-3
+    rate_weight: float = 70.0  # lambda where the learning rate is at its peak
+    fine_tune: float = 0.3  # the share of steps at the end without BackSlash
+    min_count: int = 300  # of DeepShape: as the published 1000 does for larger models, spares the rare weights
+    post_learning_rate: float = 1e-4
     seed: int = 0
 
 
 FULL = Settings()
-QUICK = Settings(steps=450, post_steps=50, test_windows=256)
+QUICK = Settings(steps=360, post_steps=40, test_windows=256)
 
 
 def run(out: str | os.PathLike[str], settings: Settings = FULL, *, quiet: bool = False) -> dict[str, Any]:

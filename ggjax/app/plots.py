@@ -81,10 +81,11 @@ def frontier(points: Sequence[Mapping[str, Any]], ax: Axes | None = None, *, los
         curve = sorted((p["bits"], p["loss"], p["step"]) for p in points if p["model"] == model)
         bits, losses, steps = zip(*curve, strict=True)
         color = COLORS.get(model, GREY)
-        ax.plot(bits, losses, "o-", color=color, ms=5, lw=1.8, label=NAMES.get(model, model))
+        ax.plot(bits, losses, "o-", color=color, ms=4, lw=1.8, label=NAMES.get(model, model))
         for b, y, s in curve:
-            if loss is None or y < 1.3 * loss:
-                side = (4, 4) if model == "adam" else (-4, -12)
+            whole = np.log2(s) == round(np.log2(s))
+            if whole and (loss is None or y < 1.25 * loss):
+                side = (4, 5) if model == "adam" else (-3, -13)
                 ax.annotate(
                     f"$2^{{{np.log2(s):g}}}$",
                     (b, y),
@@ -96,7 +97,8 @@ def frontier(points: Sequence[Mapping[str, Any]], ax: Axes | None = None, *, los
                 )
     if loss is not None:
         ax.axhline(loss, color=GREY, lw=1, ls="--", label="Adam, not quantized")
-        ax.set_ylim(top=1.25 * loss)
+        best = min(loss, *(p["loss"] for p in points))
+        ax.set_ylim(best - 0.03 * loss, 1.25 * loss)
     ax.set_xlabel("bits per parameter (entropy)")
     ax.set_ylabel("loss after quantization (bits per byte)")
     ax.grid(color=GREY, alpha=0.25, lw=0.6)
@@ -124,9 +126,10 @@ def life(models: Mapping[str, Any], results: Mapping[str, Any]) -> Figure:
     for ax in axes[0]:
         ax.set_ylim(top=top)
     ax = axes[1, 0]
-    near = 0.6 * wide
+    near = 0.08 * wide
     histogram(models["backslash"], ax, color=ORANGE, label="before", limit=near, bins=121)
-    histogram(models["deepshape"], ax, color=GREEN, label="after", limit=near, bins=121)
+    histogram(models["deepshape"], ax, color=GREEN, label="after", limit=near, bins=121, filled=False)
+    ax.set_ylim(bottom=0.3)
     ax.set_title("DeepShape: the same weights reshaped")
     frontier(results["frontier"], axes[1, 1], loss=results["table"][0]["loss"])
     axes[1, 1].set_title("Size against loss at quantization steps $2^{-10}$ to $2^{-4}$")
