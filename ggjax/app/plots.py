@@ -126,10 +126,12 @@ def life(models: Mapping[str, Any], results: Mapping[str, Any]) -> Figure:
     for ax in axes[0]:
         ax.set_ylim(top=top)
     ax = axes[1, 0]
-    near = 0.08 * wide
+    # DeepShape's weights lie on a grid: bars an odd number of its steps wide hold as many values each.
+    width = (2 * round(0.16 * wide / 121 / 2**-13) + 1) * 2**-13
+    near = 121 / 2 * width
     histogram(models["backslash"], ax, color=ORANGE, label="before", limit=near, bins=121)
     histogram(models["deepshape"], ax, color=GREEN, label="after", limit=near, bins=121, filled=False)
-    ax.set_ylim(bottom=0.3)
+    ax.set_ylim(bottom=0.1)
     ax.set_title("DeepShape: the same weights reshaped")
     frontier(results["frontier"], axes[1, 1], loss=results["table"][0]["loss"])
     axes[1, 1].set_title("Size against loss at quantization steps $2^{-10}$ to $2^{-4}$")
@@ -150,4 +152,4 @@ def _axes(ax: Axes | None) -> Axes:
 def _tidy(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(colors=INK, labelsize=9)
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=9, loc="upper right")
