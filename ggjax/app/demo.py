@@ -4,9 +4,9 @@ A byte-level language model learns the standard library's source text twice, wit
 the same bytes: (a) Glorot init and Adam; (b) GG init, Adam and BackSlash, then fine-tuning without BackSlash.
 DeepShape reshapes the weights of (b), a short training repairs them, and RF8 rounds all of them.
 
-Part of what (b) saves is due to its init, which has half of Glorot's variance. Bits per parameter at Adam's loss
-+ 1 %, 2 %, 5 %, 10 %: Adam 4.16, 3.62, 3.03, 2.64; GG init and Adam alone 3.74, 3.37, 2.83, 2.55; with BackSlash
-3.53, 2.86, 2.05, 1.61.
+Part of what (b) saves is due to its init, which has half of Glorot's variance. Bits per parameter at the loss
+of (a) + 1 %, 2 %, 5 %, 10 %: (a) 4.16, 3.62, 3.03, 2.64; GG init and Adam without BackSlash 3.74, 3.37, 2.83,
+2.55; (b) 3.53, 2.86, 2.05, 1.61.
 """
 
 import json
