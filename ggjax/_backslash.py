@@ -91,7 +91,7 @@ def backslash(
 
     Example:
       >>> import jax.numpy as jnp, optax, ggjax
-      >>> tx = optax.chain(optax.adam(1e-3), ggjax.backslash(rate_weight=1e-5, clamp=True))
+      >>> tx = optax.chain(optax.sgd(1e-2), ggjax.backslash(rate_weight=1e-5, clamp=True))
       >>> params = {"w": jnp.array([0.5, -0.25, 0.0])}
       >>> state = tx.init(params)
       >>> updates, state = tx.update({"w": jnp.zeros(3)}, state, params)

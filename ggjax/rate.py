@@ -266,6 +266,8 @@ def _count(names: list[str], leaves: list[Any], step: float) -> list[_Counted]:
 
 def _leaf_levels(x: Any, step: float, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
     """The levels of a leaf in rising order and their counts, by a table or, for a wide range, by sorting."""
+    if not x.size:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     width = high - low + 1
     if width > _TABLE_LEVELS:
         levels, counts = np.unique(np.asarray(_levels(x, step)), return_counts=True)
