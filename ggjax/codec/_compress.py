@@ -1,0 +1,334 @@
+"""Compressed trees: every array of a tree in its coded form, and back."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggjax import _tree, rf8
+from ggjax.codec import _coded, _decode, _encode, _keys, _steps
+from ggjax.codec._coded import Coded
+
+GROUP = 1 << 24
+"""Arrays are coded together up to so many weights, which bounds the memory."""
+
+
+class Options(NamedTuple):
+    """How to code: the arguments of ``compress``."""
+
+    kind: _keys.Kind
+    want: _steps.Want
+    dead_zone: float = 0.0
+    centroids: bool = False
+    coder: str = "rans"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """An array that is coded in blocks, one for every shard: a pytree of the blocks."""
+
+    blocks: tuple[Any, ...]  # Coded, or arrays as they are
+    starts: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    dtype: Any = dataclasses.field(metadata={"static": True})
+    sharding: Any = dataclasses.field(default=None, metadata={"static": True})  # None: put together on one device
+
+    @property
+    def size(self) -> int:
+        """The number of elements of the array."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the blocks at hand take in a file."""
+        return sum(b.nbytes for b in self.blocks)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Compressed:
+    """A compressed tree: a pytree of arrays, which jit takes and checkpoints hold.
+
+    ``tree`` is like the tree that was compressed, with a coded array in place of every leaf that was coded, and
+    the other leaves as they were.
+    """
+
+    tree: Any
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that all leaves take in a file, without its header."""
+        return sum(leaf.nbytes for _, leaf in self._leaves())
+
+    @property
+    def bits(self) -> dict[str, float]:
+        """Bits per parameter of every coded leaf, by its name."""
+        return {n: 8 * x.nbytes / max(x.size, 1) for n, x in self._leaves() if is_coded(x)}
+
+    def _leaves(self) -> Iterator[tuple[str, Any]]:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.tree, is_leaf=is_coded):
+            yield _tree.leaf_name(path), leaf if hasattr(leaf, "nbytes") else np.asarray(leaf)
+
+
+def is_coded(x: Any) -> bool:
+    """Whether this is the coded form of an array."""
+    return isinstance(x, (Coded, Blocks))
+
+
+def compress(
+    params: Any,
+    *,
+    step: float | None = None,
+    bits: float | None = None,
+    snr_db: float | None = None,
+    step_per_std: float | None = None,
+    rf8: bool = False,
+    lossless: bool = False,
+    dead_zone: float = 0.0,
+    centroids: bool = False,
+    coder: str = "rans",
+    mask: _tree.Mask = None,
+) -> Compressed:
+    """Entropy-code the weights of a tree.
+
+    One of ``step``, ``bits``, ``snr_db``, ``step_per_std``, ``rf8`` and ``lossless`` says what is kept of them.
+    Leaves that are not floating, not selected or of fewer than 1024 elements are kept as they are, and so are
+    leaves of other dtypes than float32, bfloat16 and float16 when lossless.
+
+    Args:
+      params: a tree of arrays (outside jit). Sharded leaves are coded shard by shard.
+      step: round weights to multiples of this, positive, in their units.
+      bits: choose the step of every leaf so that it takes about so many bits per parameter by entropy.
+      snr_db: choose the step of every leaf for this ratio of its power to that of the error, in decibels.
+      step_per_std: choose the step of every leaf as so many of its standard deviations.
+      rf8: keep the 8-bit codes of ``ggjax.rf8``, one exponent a leaf.
+      lossless: keep every bit: of NaN, infinities, -0 and subnormals too.
+      dead_zone: in [0, 0.5): levels are sign(w) floor(|w| / step + 1/2 - dead_zone), nearer to 0 than rounded,
+        for fewer bits at a higher error.
+      centroids: decode a level to the mean of the weights that it stands for instead of to the middle of its
+        range: a lower error for a few bytes.
+      coder: "rans", which decodes on any device, or "zstd" (extra ``zstd``), faster on a CPU and a little larger.
+      mask: tree of bools, prefix of one, or a function from params to one; None for all floating leaves.
+
+    Returns:
+      A ``Compressed`` tree; its ``nbytes`` and ``bits`` tell what it takes.
+
+    Raises:
+      ValueError: none or several of the six, one that is not positive, a bad dead_zone or coder, a mask that does
+        not fit, a NaN or infinite weight unless lossless, weights beyond 2^31 steps, a traced leaf.
+      ImportError: coder "zstd" without the library.
+
+    >>> w = jnp.linspace(-1, 1, 5000)
+    >>> small = compress({"w": w}, step=0.25)
+    >>> bool(jnp.abs(decompress(small)["w"] - w).max() <= 0.125), small.nbytes < w.nbytes / 8
+    (True, True)
+    """
+    wanted = _steps.Want(step, bits, snr_db, step_per_std)
+    given = options(wanted, rf8, lossless, dead_zone, centroids, coder)
+    flat = _tree.flatten(params, mask, needs_weights=False)
+    leaves = dict(zip(flat.weight_names(), flat.weights(), strict=True))
+    for name, leaf in leaves.items():
+        if not _tree.is_concrete(leaf):
+            raise ValueError(f"leaf {name!r}: compress needs the weights themselves, got {leaf}: call it outside jit")
+    known: list[np.ndarray] = []
+    coded: list[Any] = []
+    for group in _groups(leaves):
+        coded.extend(code(group, given, known))
+    return Compressed(flat.replace(coded))
+
+
+def decompress(compressed: Any, *, keep_rf8: bool = False) -> Any:
+    """The tree that a ``Compressed`` stands for. Under jit too: on the device, from the streams.
+
+    Args:
+      compressed: what ``compress`` gave, or any tree with coded arrays in it.
+      keep_rf8: give RF8 leaves as ``rf8.RF8Array`` instead of in their own dtype.
+
+    Returns:
+      A tree of ``jax.Array`` in place of the coded leaves, with their shapes and dtypes, sharded as the leaves that
+      were compressed; the other leaves as they are.
+
+    Raises:
+      ValueError: streams that no encoder wrote (outside jit), or an array coded by "zstd" under jit.
+
+    >>> tree = {"w": jnp.arange(2000.0), "n": 3}
+    >>> back = jax.jit(decompress)(compress(tree, lossless=True))
+    >>> bool((back["w"] == tree["w"]).all()), int(back["n"])
+    (True, 3)
+    """
+    tree = compressed.tree if isinstance(compressed, Compressed) else compressed
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=is_coded)
+    out = list(leaves)
+    whole = [i for i, x in enumerate(leaves) if isinstance(x, Coded)]
+    if all(_tree.is_concrete(*jax.tree.leaves(leaves[i])) for i in whole):
+        for group in _index_groups([(i, leaves[i].size) for i in whole]):
+            for i, array in zip(group, _decode.arrays([leaves[i] for i in group]), strict=True):
+                out[i] = _finished(leaves[i], array, keep_rf8)
+    else:
+        for i in whole:
+            out[i] = _finished(leaves[i], _decode.traced(leaves[i]), keep_rf8)
+    for i, x in enumerate(leaves):
+        if isinstance(x, Blocks):
+            out[i] = _assembled(x, keep_rf8)
+    return treedef.unflatten(out)
+
+
+def options(
+    want: _steps.Want, rf8: bool, lossless: bool, dead_zone: float, centroids: bool, coder: str
+) -> Options:
+    """The checked arguments of ``compress``."""
+    if rf8 or lossless:
+        given = [n for n, v in (*want._asdict().items(), ("rf8", rf8), ("lossless", lossless)) if v not in (None, False)]
+        if len(given) > 1:
+            raise ValueError(f"give one of step, bits, snr_db, step_per_std, rf8, lossless; got {' and '.join(given)}")
+        if dead_zone or centroids:
+            raise ValueError("dead_zone and centroids belong to a step, not to rf8 or lossless")
+    else:
+        _steps.check(want)
+    if not 0 <= dead_zone < 0.5:
+        raise ValueError(f"dead_zone must be in [0, 0.5), got {dead_zone!r}")
+    if coder not in ("rans", "zstd"):
+        raise ValueError(f'coder must be "rans" or "zstd", got {coder!r}')
+    if coder == "zstd":
+        from ggjax.codec import _zstd
+
+        _zstd.library()
+    kind: _keys.Kind = "lossless" if lossless else "rf8" if rf8 else "uniform"
+    return Options(kind, want, float(dead_zone), bool(centroids), coder)
+
+
+def code(leaves: dict[str, Any], given: Options, known: list[np.ndarray]) -> list[Any]:
+    """Code some leaves together: each comes as ``Coded``, ``Blocks``, or as it is where it is not worth coding.
+
+    ``known`` holds the tables made so far, to be used again.
+    """
+    out: list[Any] = list(leaves.values())
+    work: list[tuple[int, int | None, np.ndarray, np.float32, str]] = []  # leaf, block, weights, step, name
+    pieces: dict[int, list[Any]] = {}
+    shards: dict[int, list[tuple[tuple[int, ...], Any]]] = {}
+    for i, (name, leaf) in enumerate(leaves.items()):
+        if not _codable(leaf, given.kind):
+            continue
+        shards[i] = _shards(leaf)
+        blocks = [np.ascontiguousarray(np.asarray(data)).reshape(data.shape) for _, data in shards[i]]
+        step = _checked_step(name, blocks, given)
+        whole = len(blocks) == 1 and blocks[0].shape == leaf.shape
+        pieces[i] = blocks
+        work.extend((i, None if whole else j, b, step, name) for j, b in enumerate(blocks) if whole or _codable(b, given.kind))
+    tokens = _encode.in_parallel(lambda w: _tokens_of(w[2], w[3], pieces[w[0]], given), work)
+    if given.coder == "rans":
+        coded = _encode.finish(tokens, known)
+    else:
+        from ggjax.codec import _zstd
+
+        coded = [_zstd.encode(t) for t in tokens]
+    for (i, j, *_), c in zip(work, coded, strict=True):
+        if j is None:
+            out[i] = c
+        else:
+            pieces[i][j] = c
+    for i, blocks in pieces.items():
+        if not isinstance(out[i], Coded):
+            leaf = out[i]
+            starts = tuple(start for start, _ in shards[i])
+            out[i] = Blocks(tuple(blocks), starts, tuple(leaf.shape), np.dtype(leaf.dtype), leaf.sharding)
+    return out
+
+
+def _tokens_of(x: np.ndarray, step: np.float32, blocks: list[Any], given: Options) -> _encode.Tokens:
+    meta: dict[str, Any] = {"dtype": str(x.dtype), "coder": given.coder}
+    if given.kind == "rf8":
+        q = rf8.encode(x)
+        meta["exponent"] = int(q.exponents)
+        x = np.asarray(q.codes)
+    if given.centroids:
+        meta["centroids"] = _steps.centroids(blocks, step, given.dead_zone)
+    return _encode.tokens_of(x, given.kind, step, given.dead_zone, **meta)
+
+
+def _checked_step(name: str, blocks: list[np.ndarray], given: Options) -> np.float32:
+    if given.kind == "lossless":
+        return np.float32(0)
+    _tree.check_finite([name] * len(blocks), blocks)
+    if given.kind == "rf8":
+        return np.float32(0)
+    step = _steps.choose(blocks, given.want)
+    largest = max((max(abs(float(b.max())), abs(float(b.min()))) for b in blocks if b.size), default=0.0)
+    if largest / float(step) >= 2.0**31 - 128:
+        raise ValueError(
+            f"leaf {name!r}: its largest weight is {largest:.4g}, {largest / float(step):.4g} steps of {step:.4g}, "
+            "expected fewer than 2^31: take a larger step"
+        )
+    return step
+
+
+def _codable(x: Any, kind: _keys.Kind) -> bool:
+    if not hasattr(x, "shape") or math.prod(x.shape) < _coded.MIN_SIZE:
+        return False
+    return kind != "lossless" or str(x.dtype) in _keys.LOSSLESS
+
+
+def _shards(leaf: Any) -> list[tuple[tuple[int, ...], Any]]:
+    """(start, data) of every distinct shard at hand; of the whole leaf when it is not sharded."""
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None or sharding.is_fully_replicated:
+        data = leaf.addressable_shards[0].data if sharding is not None else leaf
+        return [((0,) * data.ndim, data)]
+    shards = [s for s in leaf.addressable_shards if s.replica_id == 0]
+    return [(tuple(i.start or 0 for i in s.index), s.data) for s in shards]
+
+
+def _groups(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    sizes = [(i, math.prod(np.shape(x))) for i, x in enumerate(leaves.values())]
+    items = list(leaves.items())
+    for group in _index_groups(sizes):
+        yield dict(items[i] for i in group)
+
+
+def _index_groups(sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
+    """Runs of items, each run of at most ``GROUP`` weights or of one item."""
+    group: list[int] = []
+    total = 0
+    for i, size in sizes:
+        if group and total + size > GROUP:
+            yield group
+            group, total = [], 0
+        group.append(i)
+        total += size
+    if group:
+        yield group
+
+
+def _finished(c: Coded, array: Any, keep_rf8: bool) -> Any:
+    """A decoded array as JAX's."""
+    x = jnp.asarray(array)
+    if c.meta.kind == "rf8":
+        dtype = jax.dtypes.canonicalize_dtype(c.meta.dtype)
+        q = rf8.RF8Array(x, jnp.int8(c.meta.exponent), dtype)
+        return q if keep_rf8 else rf8.decode(q)
+    return x
+
+
+def _assembled(x: Blocks, keep_rf8: bool) -> Any:
+    """The array of its blocks, on the devices that it was on."""
+    if keep_rf8 and any(isinstance(b, Coded) and b.meta.kind == "rf8" for b in x.blocks):
+        raise ValueError("keep_rf8 takes whole arrays, not sharded ones (each shard has its own exponent)")
+    blocks = [decompress(b) for b in x.blocks]
+    at = dict(zip(x.starts, blocks, strict=True))
+    if x.sharding is None or not _tree.is_concrete(*blocks):
+        out = jnp.zeros(x.shape, x.dtype)
+        for start, block in at.items():
+            out = jax.lax.dynamic_update_slice(out, block.astype(out.dtype), start)
+        return out
+    indices = x.sharding.addressable_devices_indices_map(x.shape)
+    arrays = [
+        jax.device_put(at[tuple(i.start or 0 for i in index)], device) for device, index in indices.items()
+    ]
+    return jax.make_array_from_single_device_arrays(x.shape, x.sharding, arrays)
+
+

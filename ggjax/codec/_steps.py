@@ -1,0 +1,116 @@
+"""The quantization step of a leaf, from what its user asks for."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ggjax import _tree
+
+SAMPLE = 1 << 18
+CENTROIDS = 15
+
+
+class Want(NamedTuple):
+    """What is asked of the step: one of the four is not None."""
+
+    step: float | None = None
+    bits: float | None = None  # bits per parameter, by entropy
+    snr_db: float | None = None  # decibels
+    step_per_std: float | None = None
+
+
+def check(want: Want) -> None:
+    """Raise ValueError unless just one is given, and positive."""
+    given = [name for name, value in want._asdict().items() if value is not None]
+    if len(given) != 1:
+        names = ", ".join(want._fields)
+        raise ValueError(f"give one of {names}, rf8=True or lossless=True; got {' and '.join(given) or 'none'}")
+    _tree.check_positive(given[0], getattr(want, given[0]))
+
+
+def choose(blocks: Sequence[np.ndarray], want: Want) -> np.float32:
+    """The step for a leaf in one or more blocks, a positive float32.
+
+    ``bits`` and ``snr_db`` are met on a sample of up to 2^18 weights, spread over the leaf; a leaf of equal or of
+    no weights, where neither has a meaning, gets a step of its largest weight (or 1).
+
+    Args:
+      blocks: finite weights, any shapes.
+      want: see ``Want``.
+    """
+    if want.step is not None:
+        return _usable(want.step)
+    blocks = [x for x in blocks if x.size]
+    if not blocks:
+        return np.float32(1)
+    largest = max(max(abs(float(x.max())), abs(float(x.min()))) for x in blocks) or 1.0
+    if want.step_per_std is not None:
+        return _usable(want.step_per_std * _std(blocks) or largest)
+    t = np.concatenate([sample(x, SAMPLE // len(blocks)) for x in blocks])
+    if not np.ptp(t):
+        return _usable(largest)
+    if want.bits is not None:
+        # At fine steps a sample has too few weights a level; there a bit more is a step half as wide.
+        bits = min(want.bits, 8.0)
+        step = _bisect(lambda s: _entropy(np.rint(t / s)) > bits, t)
+        return _usable(step * 2.0 ** (bits - want.bits))
+    power = float(np.mean(t * t))
+    noise = power * 10 ** (-want.snr_db / 10)  # type: ignore[operator]
+    return _usable(_bisect(lambda s: np.mean((t - np.rint(t / s) * s) ** 2) < noise, t))
+
+
+def centroids(blocks: Sequence[np.ndarray], step: np.float32, dead_zone: float) -> tuple[float, ...]:
+    """How far the mean |w| of the weights of level q lies from |q| step, for |q| = 1, ..., 15 (the last: and more).
+
+    By a sample, as ``choose``; 0 for levels that fewer than 16 weights of it have.
+    """
+    t = np.abs(np.concatenate([np.zeros(0), *(sample(x, SAMPLE // len(blocks)) for x in blocks)]))
+    level = np.floor(t / step + 0.5 - dead_zone)
+    index = np.minimum(level, CENTROIDS).astype(np.int64)
+    counts = np.bincount(index, minlength=CENTROIDS + 1)[1:]
+    sums = np.bincount(index, t - level * float(step), minlength=CENTROIDS + 1)[1:]
+    means = np.where(counts >= 16, sums / np.maximum(counts, 1), 0).astype(np.float32)
+    used = int(np.max(np.flatnonzero(means), initial=-1)) + 1
+    if used < CENTROIDS and used:
+        means[used] = 0  # rarer levels stay as they are
+        used += 1
+    return tuple(float(str(m)) for m in means[:used])
+
+
+def sample(x: np.ndarray, size: int = SAMPLE) -> np.ndarray:
+    """Up to ``size`` weights of an array, evenly spread, as float64."""
+    flat = x.reshape(-1)
+    stride = max(len(flat) // size, 1) | 1  # odd, so that it does not keep to a few columns
+    return flat[::stride][:size].astype(np.float64)
+
+
+def _bisect(finer_than_wanted: Callable[[float], bool], t: np.ndarray) -> float:
+    """The coarsest step that is still finer than wanted, to a relative 1e-4."""
+    high = float(np.log(4 * np.abs(t).max()))
+    low = high - 40.0
+    while high - low > 1e-4:
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if finer_than_wanted(float(np.exp(middle))) else (low, middle)
+    return float(np.exp(low))
+
+
+def _entropy(levels: np.ndarray) -> float:
+    counts = np.unique(levels, return_counts=True)[1] / len(levels)
+    return float(-(counts * np.log2(counts)).sum())
+
+
+def _std(blocks: Sequence[np.ndarray]) -> float:
+    first = second = 0.0
+    for x in blocks:
+        flat = x.reshape(-1)
+        for i in range(0, len(flat), 1 << 20):
+            piece = flat[i : i + (1 << 20)].astype(np.float64)
+            first, second = first + float(piece.sum()), second + float(piece @ piece)
+    n = sum(x.size for x in blocks)
+    return max(second / n - (first / n) ** 2, 0.0) ** 0.5
+
+
+def _usable(step: float) -> np.float32:
+    tiny = np.finfo(np.float32).tiny
+    return np.float32(min(max(float(step), float(tiny)), float(np.finfo(np.float32).max)))
