@@ -166,12 +166,12 @@ def decompress(compressed: Any, *, keep_rf8: bool = False) -> Any:
     out = list(leaves)
     whole = [i for i, x in enumerate(leaves) if isinstance(x, Coded)]
     if all(_tree.is_concrete(*jax.tree.leaves(leaves[i])) for i in whole):
-        for group in _index_groups([(i, leaves[i].size) for i in whole]):
+        for group in index_groups([(i, leaves[i].size) for i in whole]):
             for i, array in zip(group, _decode.arrays([leaves[i] for i in group]), strict=True):
-                out[i] = _finished(leaves[i], array, keep_rf8)
+                out[i] = finished(leaves[i], array, keep_rf8)
     else:
         for i in whole:
-            out[i] = _finished(leaves[i], _decode.traced(leaves[i]), keep_rf8)
+            out[i] = finished(leaves[i], _decode.traced(leaves[i]), keep_rf8)
     for i, x in enumerate(leaves):
         if isinstance(x, Blocks):
             out[i] = _assembled(x, keep_rf8)
@@ -279,23 +279,23 @@ def _shards(leaf: Any) -> list[tuple[tuple[int, ...], Any]]:
     if sharding is None or sharding.is_fully_replicated:
         data = leaf.addressable_shards[0].data if sharding is not None else leaf
         return [((0,) * data.ndim, data)]
-    shards = [s for s in leaf.addressable_shards if s.replica_id == 0]
-    return [(tuple(i.start or 0 for i in s.index), s.data) for s in shards]
+    distinct = {tuple(i.start or 0 for i in s.index): s.data for s in leaf.addressable_shards}
+    return list(distinct.items())
 
 
 def _groups(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
     sizes = [(i, math.prod(np.shape(x))) for i, x in enumerate(leaves.values())]
     items = list(leaves.items())
-    for group in _index_groups(sizes):
+    for group in index_groups(sizes):
         yield dict(items[i] for i in group)
 
 
-def _index_groups(sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
-    """Runs of items, each run of at most ``GROUP`` weights or of one item."""
-    group: list[int] = []
+def index_groups(sizes: list[tuple[Any, int]], most: int = GROUP) -> Iterator[list[Any]]:
+    """Runs of items (name, size), each run of at most ``most`` in all or of one item."""
+    group: list[Any] = []
     total = 0
     for i, size in sizes:
-        if group and total + size > GROUP:
+        if group and total + size > most:
             yield group
             group, total = [], 0
         group.append(i)
@@ -304,7 +304,7 @@ def _index_groups(sizes: list[tuple[int, int]]) -> Iterator[list[int]]:
         yield group
 
 
-def _finished(c: Coded, array: Any, keep_rf8: bool) -> Any:
+def finished(c: Coded, array: Any, keep_rf8: bool) -> Any:
     """A decoded array as JAX's."""
     x = jnp.asarray(array)
     if c.meta.kind == "rf8":

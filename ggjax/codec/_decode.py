@@ -25,6 +25,7 @@ class Damaged(ValueError):
 class Stream(NamedTuple):
     """A chunk's entropy code."""
 
+    where: str  # for messages
     size: int  # tokens
     table: np.ndarray  # uint16 (256,)
     states: np.ndarray  # uint32 (lanes,)
@@ -32,7 +33,7 @@ class Stream(NamedTuple):
     words: np.ndarray  # uint16
 
 
-def check(meta: Meta, c: Coded) -> None:
+def check(meta: Meta, c: Coded, where: str) -> None:
     """Raise ``Damaged`` unless the streams are as long as the meta says they must be."""
     sizes = [n for p in meta.parts for n in _coded.chunk_sizes(p.size)]
     lanes = sum(map(_coded.lanes, sizes)) if meta.coder == "rans" else len(sizes)
@@ -48,28 +49,30 @@ def check(meta: Meta, c: Coded) -> None:
     }
     for name, (got, want) in wanted.items():
         if got != want:
-            raise Damaged(f"{got} {name}, expected {want}")
+            raise Damaged(f"{where}: {got} {name}, expected {want}")
 
 
-def arrays(coded: Sequence[Coded]) -> list[np.ndarray]:
-    """Decode arrays on the host; RF8 arrays come as their codes.
+def arrays(coded: Sequence[Coded], wheres: Sequence[str] | None = None) -> list[np.ndarray]:
+    """Decode arrays on the host; RF8 arrays come as their codes. ``wheres`` names them in messages.
 
     Raises:
       Damaged: a stream does not decode to what its encoder must have read.
     """
     hosts = [Coded(*(np.asarray(s) for s in _streams(c)), c.meta) for c in coded]
-    for c in hosts:
-        check(c.meta, c)
-    tokens = iter(decode_chunks([s for c in hosts if c.meta.coder == "rans" for s in _chunks(c)]))
+    wheres = [f"array {i}" for i in range(len(hosts))] if wheres is None else wheres
+    for c, where in zip(hosts, wheres, strict=True):
+        check(c.meta, c, where)
+    rans = [(c, where) for c, where in zip(hosts, wheres, strict=True) if c.meta.coder == "rans"]
+    tokens = iter(decode_chunks([s for c, where in rans for s in _chunks(c, where)]))
     out = []
-    for c in hosts:
+    for c, where in zip(hosts, wheres, strict=True):
         number = sum(len(_coded.chunk_sizes(p.size)) for p in c.meta.parts)
         if c.meta.coder == "rans":
-            out.append(_array(c, list(itertools.islice(tokens, number))))
+            out.append(_array(c, list(itertools.islice(tokens, number)), where))
         else:
             from ggjax.codec import _zstd
 
-            out.append(_array(c, _zstd.decode(c)))
+            out.append(_array(c, _zstd.decode(c, where), where))
     return out
 
 
@@ -77,15 +80,15 @@ def _streams(c: Coded) -> tuple[Any, ...]:
     return c.words, c.states, c.counts, c.raw, c.exceptions, c.tables, c.classes
 
 
-def _chunks(c: Coded) -> Iterator[Stream]:
-    lane, word = 0, 0
+def _chunks(c: Coded, where: str) -> Iterator[Stream]:
+    lane = word = chunk = 0
     for p in c.meta.parts:
         for n in _coded.chunk_sizes(p.size):
             lanes = slice(lane, lane + _coded.lanes(n))
             counts = c.counts[lanes]
             end = word + int(counts.sum(dtype=np.int64))
-            yield Stream(n, c.tables[p.table], c.states[lanes], counts, c.words[word:end])
-            lane, word = lanes.stop, end
+            yield Stream(f"{where}, chunk {chunk}", n, c.tables[p.table], c.states[lanes], counts, c.words[word:end])
+            lane, word, chunk = lanes.stop, end, chunk + 1
 
 
 def decode_chunks(chunks: Sequence[Stream]) -> list[np.ndarray]:
@@ -103,7 +106,7 @@ def _decode_batch(chunks: Sequence[Stream]) -> list[np.ndarray]:
     used = sum(len(c.words) for c in chunks)
     room = next((r for r in _WORDS_PER_LANE if number * width * r >= used), None)
     if room is None:
-        raise Damaged(f"{used} words in {len(chunks)} chunks, more than any tokens can take")
+        raise Damaged(f"{chunks[0].where} and others: {used} words, more than their tokens can take")
     words = np.zeros(number * width * room, np.uint16)
     words[:used] = np.concatenate([c.words for c in chunks])
     states = np.full(number * width, _rans.START, np.uint32)
@@ -126,8 +129,8 @@ def _decode_batch(chunks: Sequence[Stream]) -> list[np.ndarray]:
     out = _rans.decode(words, states, counts, lengths, models, tables, symbols, np.int32(lengths.max()))
     tile, good = (np.asarray(a) for a in out)
     if not good.all():
-        chunk = int(np.argmin(good)) // width
-        raise Damaged(f"chunk {chunk} of the batch does not end as its encoder began")
+        where = chunks[int(np.argmin(good)) // width].where
+        raise Damaged(f"{where}: its lanes do not end as an encoder begins")
     tokens = []
     for i, c in enumerate(chunks):
         lanes = _coded.lanes(c.size)
@@ -140,7 +143,7 @@ def _scalars(meta: Meta, zeros: int) -> tuple[np.uint32, np.float32, np.ndarray]
     return np.uint32(zeros), np.float32(meta.step), np.array(meta.centroids, np.float32)
 
 
-def _array(c: Coded, tokens: list[np.ndarray]) -> np.ndarray:
+def _array(c: Coded, tokens: list[np.ndarray], where: str) -> np.ndarray:
     meta = c.meta
     dtype = np.dtype(np.uint8) if meta.kind == "rf8" else np.dtype(jnp.dtype(meta.dtype))
     out = np.empty(meta.shape, dtype)
@@ -160,18 +163,18 @@ def _array(c: Coded, tokens: list[np.ndarray]) -> np.ndarray:
             beyond = np.flatnonzero(token == 0)
             if len(beyond):
                 if len(beyond) > p.exceptions:
-                    raise Damaged(f"{len(beyond)} exceptions, expected {p.exceptions}")
+                    raise Damaged(f"{where}: {len(beyond)} exceptions, expected {p.exceptions}")
                 keys = c.exceptions[exception : exception + len(beyond)]
                 x[beyond[: len(keys)]] = _values(meta, p, keys)
                 exception += len(beyond)
             flat[start : start + size] = x
         if exception != sum(q.exceptions for q in meta.parts[: k + 1]):
-            raise Damaged(f"part {k} has not the {p.exceptions} exceptions that its meta states")
+            raise Damaged(f"{where}: part {k} has not the {p.exceptions} exceptions that its meta states")
         if meta.axis is not None:
             rows = classes == k
             matrix = out.reshape(out.shape[0], -1) if meta.axis == 0 else out.reshape(-1, out.shape[-1])
             if int(rows.sum()) * (out.size // len(rows)) != p.size:
-                raise Damaged(f"part {k} has {p.size} weights, its rows {int(rows.sum())} x {out.size // len(rows)}")
+                raise Damaged(f"{where}: part {k} has {p.size} weights, but {int(rows.sum())} rows")
             if meta.axis == 0:
                 matrix[rows] = flat.reshape(-1, matrix.shape[1])
             else:

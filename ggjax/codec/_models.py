@@ -61,16 +61,25 @@ def decode_tables(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pack(table: np.ndarray) -> bytes:
-    """A table as bytes: the first and the last token in use, then their frequencies as LEB128 numbers."""
+    """A table as bytes.
+
+    Three bytes, the first and the last token in use and an order k; then, bit by bit from the top of each byte,
+    the frequency of each token from the first to the last, as its difference from the one before (from 0 at first)
+    in exponential Golomb code of order k, with 0, 1, -1, 2, ... numbered 0, 1, 2, 3, ...; zeros fill the last byte.
+    The order is that of the fewest bits.
+    """
     used = np.flatnonzero(table)
     low, high = int(used[0]), int(used[-1])
-    out = bytearray((low, high))
-    for f in table[low : high + 1].tolist():
-        while f > 127:
-            out.append(f & 127 | 128)
-            f >>= 7
-        out.append(f)
-    return bytes(out)
+    deltas = np.diff(table[low : high + 1].astype(np.int64), prepend=0)
+    numbers = np.where(deltas > 0, 2 * deltas - 1, -2 * deltas)
+    lengths = [2 * np.floor(np.log2((numbers >> k) + 1)).astype(np.int64) + 1 + k for k in range(_ORDERS)]
+    k = int(np.argmin([n.sum() for n in lengths]))
+    text = "".join(f"{int(n) + (1 << k):0{int(size)}b}" for n, size in zip(numbers, lengths[k], strict=True))
+    text += "0" * (-len(text) % 8)
+    return bytes((low, high, k)) + int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+_ORDERS = 15
 
 
 def unpack(data: bytes) -> np.ndarray:
@@ -79,22 +88,29 @@ def unpack(data: bytes) -> np.ndarray:
     Raises:
       ValueError: it is not such a table.
     """
-    if len(data) < 3:
-        raise ValueError(f"a table takes at least 3 bytes, got {len(data)}")
-    low, high = data[0], data[1]
-    numbers, number, place = [], 0, 0
-    for byte in data[2:]:
-        number |= (byte & 127) << place
-        place += 7
-        if byte < 128:
-            numbers.append(number)
-            number = place = 0
-        elif place > 14:
-            raise ValueError("a frequency of a table takes more than 3 bytes")
-    if place or len(numbers) != high - low + 1:
-        raise ValueError(f"a table of tokens {low} to {high} has {len(numbers)} frequencies")
-    if sum(numbers) != TOTAL:
-        raise ValueError(f"the frequencies of a table sum to {sum(numbers)}, expected {TOTAL}")
+    if len(data) < 4 or len(data) > 2048:
+        raise ValueError(f"a table of {len(data)} bytes")
+    low, high, k = data[:3]
+    if high < low or k >= _ORDERS:
+        raise ValueError(f"a table of tokens {low} to {high}, of order {k}")
+    bits = f"{int.from_bytes(data[3:], 'big'):0{8 * (len(data) - 3)}b}"
     table = np.zeros(TOKENS, np.uint16)
-    table[low : high + 1] = numbers
+    place = frequency = total = 0
+    for token in range(low, high + 1):
+        one = bits.find("1", place)
+        size = one - place
+        end = one + size + 1 + k
+        if one < 0 or size > 16 or end > len(bits):
+            raise ValueError(f"a table ends before token {high}")
+        number = int(bits[one:end], 2) - (1 << k)
+        place = end
+        frequency += (number + 1) >> 1 if number & 1 else -(number >> 1)
+        if not 0 <= frequency <= TOTAL:
+            raise ValueError(f"a table gives token {token} the frequency {frequency}")
+        table[token] = frequency
+        total += frequency
+    if total != TOTAL:
+        raise ValueError(f"the frequencies of a table sum to {total}, expected {TOTAL}")
+    if "1" in bits[place:] or len(bits) - place >= 8:
+        raise ValueError("a table has bits left over")
     return table

@@ -1,0 +1,476 @@
+"""Compressed checkpoints: files that any safetensors reader opens, and that this module reads back.
+
+A tensor that is coded stands under its own name as U8 bytes; the others stand there as they are. FORMAT.md
+describes the bytes.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggjax import _tree
+from ggjax.codec import _compress, _decode, _format, _safetensors, _steps
+from ggjax.codec._coded import Coded
+from ggjax.codec._compress import Blocks, Compressed, Options
+from ggjax.codec._format import Piece, Stored
+from ggjax.codec._safetensors import FormatError, Tensor
+
+GROUP = 1 << 22
+"""Tensors are read and coded together up to so many weights."""
+
+SUFFIX = ".ggjax.safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+
+
+class TensorInfo(NamedTuple):
+    """A tensor of a file, without its data."""
+
+    name: str
+    dtype: str  # safetensors name of the weights' dtype
+    shape: tuple[int, ...]
+    kind: str  # "uniform", "rf8", "lossless", or "raw" for one that is kept as it is
+    step: float | None
+    parts: int
+    nbytes: int  # of its data in the file
+    bits: float  # per parameter
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=object))
+
+
+class FileInfo(NamedTuple):
+    """What a compressed file holds."""
+
+    version: int
+    tensors: tuple[TensorInfo, ...]
+    nbytes: int  # of the file
+    tables: int
+    original: dict[str, str]  # __metadata__ of the checkpoint that was compressed
+
+
+Progress = Callable[[str, int], None]
+"""Told of every tensor, when it is done: its name and its bytes (uncompressed)."""
+
+
+def _silent(name: str, nbytes: int) -> None:
+    del name, nbytes
+
+
+def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
+    """Write a compressed checkpoint, replacing what is at the path in one step.
+
+    Args:
+      params: a tree of arrays, or what ``compress`` made of one.
+      path: the file; ``.ggjax.safetensors`` is the usual end of its name.
+      options: those of ``compress``, for a tree that is not compressed yet.
+
+    Returns:
+      The bytes of the file.
+
+    Raises:
+      ValueError, TypeError: as ``compress``; options with a tree that is compressed already; two leaves of one name.
+      OSError: the file cannot be written. The old file, if any, is then as it was.
+
+    >>> import tempfile, os, jax.numpy as jnp
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.ggjax.safetensors")
+    >>> nbytes = save_file({"dense": {"kernel": jnp.zeros((64, 64))}}, path, step=2**-8)
+    >>> load_file(path)["dense"]["kernel"].shape
+    (64, 64)
+    """
+    if isinstance(params, Compressed):
+        if options:
+            raise ValueError(f"the tree is compressed already; {', '.join(options)} cannot be changed")
+        compressed = params
+    else:
+        compressed = _compress.compress(params, **options)
+    leaves = dict(compressed._leaves())
+    return _write(path, ((name, x, None) for name, x in leaves.items()), {})
+
+
+def _write(path: Any, leaves: Iterable[tuple[str, Any, int | None]], original: dict[str, str]) -> int:
+    """Write coded and other leaves: (name, leaf, process that owns it or None)."""
+    stated: dict[str, dict[str, Any]] = {}
+    tables: dict[bytes, int] = {}
+    stack: list[np.ndarray] = []
+
+    def tensors() -> Iterator[Tensor]:
+        for name, leaf, _ in leaves:
+            if isinstance(leaf, Blocks):
+                owned = _owned(leaf)
+                for start, block in owned:
+                    place = ",".join(map(str, start))
+                    yield tensor(f"{name}@{place}", block, (name, start, leaf.shape))
+            else:
+                yield tensor(name, leaf, None)
+
+    def tensor(name: str, x: Any, block: Any) -> Tensor:
+        if not isinstance(x, Coded):
+            array = np.asarray(x)
+            if array.dtype not in _safetensors.NAMES:
+                raise TypeError(f"leaf {name!r}: safetensors has no dtype for {array.dtype}")
+            dtype, data = _safetensors.NAMES[array.dtype], _safetensors.as_bytes(array)
+            piece = Piece(len(data), zlib.crc32(data))
+            stated[name] = _format.describe(dtype, array.shape, None, Piece(0, 0), [piece], [], block)
+            return Tensor(name, dtype, array.shape, [bytes(data)])
+        numbers = []
+        for table in np.asarray(x.tables):
+            numbers.append(tables.setdefault(table.tobytes(), len(tables)))
+            if numbers[-1] == len(stack):
+                stack.append(table)
+        side, chunks = _format.chunk_bytes(x)
+        data = [side, *chunks]
+        pieces = [Piece(len(d), zlib.crc32(d)) for d in data]
+        dtype = _safetensors.NAMES[np.dtype(jnp.dtype(x.meta.dtype))]
+        stated[name] = _format.describe(dtype, x.meta.shape, x.meta, pieces[0], pieces[1:], numbers, block)
+        return Tensor(name, "U8", (sum(p.nbytes for p in pieces),), data)
+
+    def metadata() -> dict[str, str]:
+        return {_format.KEY: _format.dump(stated, stack, original)}
+
+    return _safetensors.write(path, tensors(), metadata)
+
+
+def _owned(x: Blocks) -> list[tuple[tuple[int, ...], Any]]:
+    """The blocks that this process writes: those that it holds the first copy of."""
+    pairs = list(zip(x.starts, x.blocks, strict=True))
+    if x.sharding is None:
+        return pairs
+    first: dict[tuple[int, ...], int] = {}
+    for device, index in x.sharding.devices_indices_map(x.shape).items():
+        first.setdefault(tuple(i.start or 0 for i in index), device.process_index)
+    return [(start, block) for start, block in pairs if first[start] == jax.process_index()]
+
+
+def load_file(
+    path: str | os.PathLike[str], like: Any = None, sharding: Any = None, *, mask: Callable[[str], bool] | None = None
+) -> Any:
+    """Read a compressed checkpoint, or a plain safetensors one, tensor by tensor.
+
+    Args:
+      path: a file, or the ``.safetensors.index.json`` of a checkpoint in several files.
+      like: a tree of arrays or of ``jax.ShapeDtypeStruct``: the result has its structure, and every leaf must be
+        in the file with the same shape and dtype. None gives nested dicts, split at the slashes of the names.
+      sharding: where to put the leaves: one ``jax.sharding.Sharding`` (or device) for all, or a tree of them like
+        ``like``. None takes those of the structs of ``like``, where they have one.
+      mask: only the leaves whose name it is true of; not with ``like``.
+
+    Returns:
+      The tree, of ``jax.Array``.
+
+    Raises:
+      FormatError: the file is damaged or not of this format; the message names the place.
+      ValueError: it does not fit ``like``; the message names the leaf.
+      OSError: the file cannot be read.
+    """
+    leaves = _leaves_of(path)
+    if like is None:
+        if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
+            raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
+        names = [n for n in leaves if mask is None or mask(n)]
+        return _nested(path, {n: _put(x, sharding) for n, x in _load(leaves, names)})
+    if mask is not None:
+        raise ValueError("mask and like cannot be given together: leave the leaf out of like")
+    paths, treedef = jax.tree_util.tree_flatten_with_path(like)
+    names = [_tree.leaf_name(p) for p, _ in paths]
+    wanted = dict(zip(names, (x for _, x in paths), strict=True))
+    for name, x in wanted.items():
+        if name not in leaves:
+            raise ValueError(f"leaf {name!r} of like is not in {path}, which has {len(leaves)} leaves")
+        dtype, shape = _dtype_and_shape(leaves[name])
+        if tuple(np.shape(x)) != shape:
+            raise ValueError(f"leaf {name!r} has shape {tuple(np.shape(x))} in like, {shape} in {path}")
+        if np.dtype(x.dtype) != dtype:
+            raise ValueError(f"leaf {name!r} has dtype {x.dtype} in like, {dtype} in {path}")
+    if sharding is None:
+        places = [getattr(x, "sharding", None) for x in wanted.values()]
+    elif isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
+        places = [sharding] * len(names)
+    else:
+        places = treedef.flatten_up_to(sharding)
+    at = dict(zip(names, places, strict=True))
+    loaded = {n: _put(x, at[n]) for n, x in _load(leaves, names)}
+    return treedef.unflatten([loaded[n] for n in names])
+
+
+def _put(x: np.ndarray, sharding: Any) -> jax.Array:
+    if sharding is None:
+        return jnp.asarray(x)
+    if isinstance(sharding, jax.sharding.Sharding) and not sharding.is_fully_addressable:
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+    return jax.device_put(x, sharding)
+
+
+def _nested(path: Any, flat: dict[str, Any]) -> Any:
+    if list(flat) == ["(root)"]:
+        return flat["(root)"]
+    out: dict[str, Any] = {}
+    for name, x in flat.items():
+        *parents, last = name.split("/")
+        node: Any = out
+        for p in parents:
+            node = node.setdefault(p, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{path}: leaf {name!r} lies under another leaf: load it with like")
+        if last in node:
+            raise ValueError(f"{path}: leaf {name!r} lies above another leaf: load it with like")
+        node[last] = x
+    return out
+
+
+class _Source(NamedTuple):
+    """Where the bytes of a block are."""
+
+    path: Path
+    entry: _safetensors.Entry
+    stored: Stored | None  # None: a tensor of a plain file
+    tables: list[np.ndarray]
+    name: str  # of the tensor
+
+
+def _leaves_of(path: str | os.PathLike[str]) -> dict[str, list[_Source]]:
+    """The blocks of every leaf of a checkpoint."""
+    leaves: dict[str, list[_Source]] = {}
+    for file in files_of(path):
+        header = _safetensors.read_header(file)
+        meta = _format.load(file, header) if _format.is_compressed(header) else None
+        for name, entry in header.entries.items():
+            stored = meta.tensors[name] if meta else None
+            source = _Source(file, entry, stored, meta.tables if meta else [], name)
+            leaves.setdefault(stored.leaf if stored else name, []).append(source)
+    for name, sources in leaves.items():
+        _check_cover(path, name, sources)
+    return leaves
+
+
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The safetensors files of a checkpoint: of an index those that it names, else the file itself.
+
+    Raises:
+      FormatError: the index is not one, or names a file outside its folder or one that is not there.
+    """
+    path = Path(path)
+    if not path.name.endswith(".json"):
+        return [path]
+    try:
+        weight_map = json.loads(path.read_text("utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        raise FormatError(f"{path}: not the index of a checkpoint: {e}") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise FormatError(f"{path}: names the file {name!r:.100}, expected one of the same folder")
+        if not (path.parent / name).is_file():
+            raise FormatError(f"{path}: names the file {name!r}, which is not there")
+    return [path.parent / name for name in names]
+
+
+def _check_cover(path: Any, name: str, sources: list[_Source]) -> None:
+    """The blocks of a leaf fill it."""
+    first = sources[0].stored
+    if first is None or first.start is None:
+        if len(sources) > 1:
+            raise FormatError(f"{path}: leaf {name!r} stands in several files")
+        return
+    blocks = [s.stored for s in sources]
+    same = all(b is not None and b.start is not None and (b.full, b.dtype) == (first.full, first.dtype) for b in blocks)
+    filled = sum(int(np.prod(b.shape, dtype=object)) for b in blocks if b)
+    disjoint = len({b.start for b in blocks if b}) == len(blocks)
+    if not same or not disjoint or filled != int(np.prod(first.full, dtype=object)):
+        raise FormatError(f"{path}: the {len(blocks)} blocks of leaf {name!r} do not fill it")
+
+
+def _dtype_and_shape(sources: list[_Source]) -> tuple[np.dtype, tuple[int, ...]]:
+    s = sources[0]
+    dtype, shape = (s.stored.dtype, s.stored.full) if s.stored else (s.entry.dtype, s.entry.shape)
+    return np.dtype(_safetensors.DTYPES[dtype]), shape
+
+
+def _load(leaves: Mapping[str, list[_Source]], names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of leaves, a few decoded at a time."""
+    sizes = [(n, sum(s.entry.nbytes for s in leaves[n])) for n in names]
+    for group in _compress.index_groups(sizes, GROUP):
+        sources = [s for n in group for s in leaves[n]]
+        arrays = iter(_arrays(sources))
+        for n in group:
+            blocks = [(s, next(arrays)) for s in leaves[n]]
+            dtype, shape = _dtype_and_shape(leaves[n])
+            if len(blocks) == 1:
+                yield n, blocks[0][1]
+                continue
+            out = np.empty(shape, dtype)
+            for s, block in blocks:
+                assert s.stored is not None and s.stored.start is not None
+                out[tuple(slice(i, i + k) for i, k in zip(s.stored.start, block.shape, strict=True))] = block
+            yield n, out
+
+
+def _arrays(sources: list[_Source]) -> list[np.ndarray]:
+    """The arrays of blocks, decoded together."""
+    read: list[Any] = [_read(s) for s in sources]
+    coded = [i for i, x in enumerate(read) if isinstance(x, Coded)]
+    wheres = [f"{sources[i].path}: tensor {sources[i].name!r}" for i in coded]
+    try:
+        arrays = _decode.arrays([read[i] for i in coded], wheres)
+    except _decode.Damaged as e:
+        raise FormatError(str(e)) from None
+    for i, array in zip(coded, arrays, strict=True):
+        read[i] = np.asarray(_compress.finished(read[i], array, False))
+    return read
+
+
+def _read(s: _Source) -> Any:
+    """The coded form of a block, or its array where it is kept as it is."""
+    data = _safetensors.read_bytes(s.path, s.entry.begin, s.entry.end)
+    where = f"{s.path}: tensor {s.name!r}"
+    if s.stored is None:
+        return _safetensors.as_array(data, s.entry.dtype, s.entry.shape)
+    if s.stored.meta is None:
+        if zlib.crc32(data) != s.stored.chunks[0].crc:
+            raise FormatError(f"{where}: its CRC-32 does not fit")
+        return _safetensors.as_array(data, s.stored.dtype, s.stored.shape)
+    return _format.parse(where, s.stored, data, s.tables)
+
+
+def inspect_file(path: str | os.PathLike[str]) -> FileInfo:
+    """What a compressed file holds, from its header alone.
+
+    Raises:
+      FormatError: it is not of this format; OSError: it cannot be read.
+    """
+    header = _safetensors.read_header(path)
+    meta = _format.load(path, header)
+    tensors = tuple(_info(name, header.entries[name], s) for name, s in meta.tensors.items())
+    return FileInfo(_format.VERSION, tensors, os.path.getsize(path), len(meta.tables), meta.original)
+
+
+def _info(name: str, entry: _safetensors.Entry, s: Stored) -> TensorInfo:
+    meta = s.meta
+    size = max(int(np.prod(s.shape, dtype=object)), 1)
+    kind, step = ("raw", None) if meta is None else (meta.kind, meta.step if meta.kind == "uniform" else None)
+    parts = len(meta.parts) if meta else 0
+    return TensorInfo(name, s.dtype, s.shape, kind, step, parts, entry.nbytes, 8 * entry.nbytes / size)
+
+
+def verify_file(path: str | os.PathLike[str], *, progress: Progress = _silent) -> FileInfo:
+    """Read all of a compressed file, check every CRC-32 and decode every tensor.
+
+    Args:
+      path: the file.
+      progress: called for every tensor.
+
+    Returns:
+      What ``inspect_file`` gives.
+
+    Raises:
+      FormatError: it is damaged; the message names the tensor and the chunk.
+      OSError: it cannot be read.
+    """
+    info = inspect_file(path)
+    leaves = _leaves_of(path)
+    for name, array in _load(leaves, leaves):
+        progress(name, array.nbytes)
+    return info
+
+
+# From checkpoint to checkpoint, without holding one.
+
+
+def compress_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    select: Callable[[str], bool] = lambda name: True,
+    progress: Progress = _silent,
+    **options: Any,
+) -> int:
+    """Compress a safetensors file of any model, a few tensors at a time.
+
+    Args:
+      source: a safetensors file.
+      target: the file to write, replaced if it is there.
+      select: whether to code the tensor of this name; the others are kept as they are.
+      progress: called for every tensor.
+      options: those of ``compress`` but mask.
+
+    Returns:
+      The bytes of the target.
+
+    Raises:
+      ValueError: as ``compress``, or the source is compressed already.
+      FormatError: the source is not a safetensors file.
+      OSError: one of them cannot be read or written.
+    """
+    given = parse_options(**options)
+    header = _safetensors.read_header(source)
+    if _format.is_compressed(header):
+        raise ValueError(f"{source} is compressed already: decompress it first")
+    path = Path(source)
+
+    def leaves() -> Iterator[tuple[str, Any, None]]:
+        known: list[np.ndarray] = []
+        sizes = [(n, int(np.prod(e.shape, dtype=object))) for n, e in header.entries.items()]
+        for group in _compress.index_groups(sizes, GROUP):
+            arrays = {n: _read(_Source(path, header.entries[n], None, [], n)) for n in group}
+            nbytes = {n: x.nbytes for n, x in arrays.items()}
+            chosen = {n: x for n, x in arrays.items() if select(n) and _tree.is_weight(x)}
+            arrays.update(zip(chosen, _compress.code(chosen, given, known), strict=True))
+            del chosen
+            for n in group:
+                yield n, arrays.pop(n), None
+                progress(n, nbytes[n])
+
+    return _write(target, leaves(), header.metadata)
+
+
+def decompress_file(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Progress = _silent
+) -> int:
+    """Write the plain safetensors file of a compressed one, a few tensors at a time.
+
+    Args:
+      source: a compressed file.
+      target: the file to write, replaced if it is there; it gets the metadata of the checkpoint that was compressed.
+      progress: called for every tensor.
+
+    Returns:
+      The bytes of the target.
+
+    Raises:
+      FormatError: the source is damaged or not compressed; OSError: one cannot be read or written.
+    """
+    meta = _format.load(source, _safetensors.read_header(source))
+    leaves = _leaves_of(source)
+
+    def tensors() -> Iterator[Tensor]:
+        for name, array in _load(leaves, leaves):
+            dtype = _safetensors.NAMES[array.dtype]
+            yield Tensor(name, dtype, array.shape, [array])
+            progress(name, array.nbytes)
+
+    return _safetensors.write(target, tensors(), lambda: meta.original)
+
+
+def parse_options(
+    *,
+    step: float | None = None,
+    bits: float | None = None,
+    snr_db: float | None = None,
+    step_per_std: float | None = None,
+    rf8: bool = False,
+    lossless: bool = False,
+    dead_zone: float = 0.0,
+    centroids: bool = False,
+    coder: str = "rans",
+) -> Options:
+    """The checked options of ``compress``."""
+    want = _steps.Want(step, bits, snr_db, step_per_std)
+    return _compress.options(want, rf8, lossless, dead_zone, centroids, coder)

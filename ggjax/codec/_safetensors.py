@@ -1,0 +1,211 @@
+"""Safetensors files in pieces: a header that is checked before anything else, tensors read and written one by one.
+
+The safetensors library writes from one dict of everything and cannot read some dtypes (the 8-bit floats) into
+NumPy; a checkpoint that is larger than the memory needs neither of both. The layout is that of
+https://github.com/huggingface/safetensors: 8 bytes with the length of the header (little-endian), the header in
+JSON, the data of all tensors without a gap.
+"""
+
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+MAX_HEADER = 100_000_000
+"""Bytes of a header at most, as in the library."""
+
+DTYPES: dict[str, Any] = {
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "I8": np.int8,
+    "U16": np.uint16,
+    "I16": np.int16,
+    "U32": np.uint32,
+    "I32": np.int32,
+    "U64": np.uint64,
+    "I64": np.int64,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "F8_E4M3": jnp.float8_e4m3fn,
+    "F8_E5M2": jnp.float8_e5m2,
+    "F8_E8M0": jnp.float8_e8m0fnu,
+    "C64": np.complex64,
+}
+NAMES = {np.dtype(t): name for name, t in DTYPES.items()}
+
+
+class FormatError(ValueError):
+    """A file that is not what it should be; the message names the file and the place in it."""
+
+
+class Entry(NamedTuple):
+    """A tensor in the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int  # bytes from the start of the file
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.begin
+
+
+class Header(NamedTuple):
+    """The header of a file, checked: every tensor lies within the file, and they leave no gap."""
+
+    entries: dict[str, Entry]  # in the order of the data
+    metadata: dict[str, str]
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read and check the header of a safetensors file.
+
+    Raises:
+      FormatError: it is not such a file; OSError: it cannot be read.
+    """
+    with open(path, "rb") as f:
+        size = os.fstat(f.fileno()).st_size
+        first = f.read(8)
+        if len(first) < 8:
+            raise FormatError(f"{path}: {size} bytes, too short for a safetensors file")
+        (length,) = struct.unpack("<Q", first)
+        if length > min(MAX_HEADER, size - 8):
+            raise FormatError(f"{path}: bytes 0 to 7 state a header of {length} bytes, in a file of {size}")
+        text = f.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise FormatError(f"{path}: the header is not JSON: {e}") from None
+    if not isinstance(header, dict):
+        raise FormatError(f"{path}: the header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FormatError(f"{path}: __metadata__ does not map strings to strings")
+    start = 8 + length
+    found = {name: _entry(f"{path}: tensor {name!r}", value, start) for name, value in header.items()}
+    entries = dict(sorted(found.items(), key=lambda item: (item[1].begin, item[1].end)))
+    end = start
+    for name, entry in entries.items():
+        if entry.begin != end:
+            raise FormatError(f"{path}: tensor {name!r} begins at byte {entry.begin}, expected {end}")
+        end = entry.end
+    if end != size:
+        raise FormatError(f"{path}: {size} bytes, but its tensors end at byte {end}")
+    return Header(entries, metadata)
+
+
+def _entry(where: str, value: Any, start: int) -> Entry:
+    try:
+        dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise FormatError(f"{where}: expected dtype, shape and data_offsets") from None
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise FormatError(f"{where}: unknown dtype {dtype!r:.100}")
+    if not isinstance(shape, list) or not all(is_count(n) for n in (*shape, begin, end)):
+        raise FormatError(f"{where}: expected a shape and offsets of whole numbers")
+    nbytes = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    if end - begin != nbytes:
+        raise FormatError(f"{where}: {end - begin} bytes of data, but {dtype} of shape {shape} takes {nbytes}")
+    return Entry(dtype, tuple(shape), start + begin, start + end)
+
+
+def is_count(n: Any) -> bool:
+    """Whether this is a whole number of at least 0, as JSON gives it, and not beyond 64 bits."""
+    return isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 63
+
+
+def read_bytes(path: str | os.PathLike[str], begin: int, end: int) -> np.ndarray:
+    """The bytes of a file from one place to another, uint8.
+
+    Raises:
+      FormatError: the file ends before.
+    """
+    out = np.empty(end - begin, np.uint8)
+    with open(path, "rb") as f:
+        f.seek(begin)
+        if f.readinto(memoryview(out)) != len(out):  # type: ignore[arg-type]
+            raise FormatError(f"{path}: ends before byte {end}")
+    return out
+
+
+def as_array(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array that bytes stand for."""
+    return data.view(np.dtype(DTYPES[dtype])).reshape(shape)
+
+
+def as_bytes(x: np.ndarray) -> memoryview:
+    """The bytes of an array (little-endian, C order), without a copy where it is contiguous."""
+    return memoryview(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+
+
+class Tensor(NamedTuple):
+    """A tensor to be written, its bytes in pieces."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: Iterable[bytes | np.ndarray]
+
+
+def write(
+    path: str | os.PathLike[str], tensors: Iterable[Tensor], metadata: Callable[[], dict[str, str]]
+) -> int:
+    """Write a safetensors file, holding one tensor at a time.
+
+    The data goes to a temporary file in the same folder, then header and data to another, which is flushed to
+    the disk and renamed: at any moment the path names the old file or the whole new one. The modes of the file
+    follow the umask.
+
+    Args:
+      path: the file, replaced if it is there.
+      tensors: in the order of their data; names must differ.
+      metadata: asked for when all tensors are written.
+
+    Returns:
+      The bytes of the file.
+    """
+    path = Path(path)
+    data = path.with_name(f".{path.name}.{os.getpid()}.data")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    entries: dict[str, Any] = {}
+    try:
+        with data.open("wb") as f:
+            for t in tensors:
+                begin = f.tell()
+                for piece in t.pieces:
+                    f.write(as_bytes(piece) if isinstance(piece, np.ndarray) else piece)
+                entry = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [begin, f.tell()]}
+                if entries.setdefault(t.name, entry) is not entry:
+                    raise ValueError(f"two tensors of the name {t.name!r}")
+        stated = {"__metadata__": metadata(), **entries}
+        header = json.dumps(stated, separators=(",", ":"), ensure_ascii=False).encode()
+        header += b" " * (-len(header) % 8)
+        if len(header) > MAX_HEADER:
+            raise ValueError(f"{path}: a header of {len(header)} bytes, safetensors allows {MAX_HEADER}")
+        with part.open("wb") as out, data.open("rb") as f:
+            out.write(struct.pack("<Q", len(header)) + header)
+            for piece in iter(lambda: f.read(1 << 20), b""):
+                out.write(piece)
+            out.flush()
+            os.fsync(out.fileno())
+            size = out.tell()
+        part.replace(path)
+        return size
+    finally:
+        data.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+
+
+def in_pieces(path: str | os.PathLike[str], entry: Entry, size: int = 1 << 22) -> Iterator[np.ndarray]:
+    """The bytes of a tensor, piece by piece."""
+    for begin in range(entry.begin, entry.end, size):
+        yield read_bytes(path, begin, min(begin + size, entry.end))
