@@ -38,8 +38,9 @@ def test_every_public_name_is_documented():
 
     import ggjax
 
-    for module in (ggjax, ggjax.gennorm, ggjax.rate, ggjax.rf8):
-        for name, thing in vars(module).items():
+    for module in (ggjax, ggjax.codec, ggjax.gennorm, ggjax.rate, ggjax.rf8):
+        for name in dir(module):
+            thing = getattr(module, name)
             if name.startswith("_") or not inspect.isfunction(thing):
                 continue
             if inspect.unwrap(thing).__module__.split(".")[0] != "ggjax":

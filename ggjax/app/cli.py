@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 DEMO = """\
 Train a byte-level language model on the source text of the Python standard library (nothing is downloaded),
@@ -27,6 +27,24 @@ quantization steps by entropy and by exp-Golomb codes, loss in RF8) and writes i
   results.json   the same numbers: "table", "frontier", "saved" (bits at equal loss), "settings"
 
 Takes about 5 minutes on 2 cores, --quick less than one. Needs the demo extra: pip install 'ggjax[demo]'."""
+
+COMPRESS = """\
+Compress a .safetensors checkpoint of any model to a smaller file, which any safetensors reader can list.
+
+  ggjax compress model.safetensors --lossless           every bit comes back
+  ggjax compress model.safetensors --bits 4             about 4 bits per parameter
+  ggjax compress model.safetensors --step 0.004 --exclude embed
+
+Tensors that are not floating, not selected or of fewer than 1024 elements are kept as they are."""
+DECOMPRESS = """\
+Write the plain .safetensors checkpoint of a compressed one, with the names, shapes and dtypes it had."""
+INFO = """\
+Print every tensor of a compressed checkpoint: dtype, shape, kind of coding, step, bytes, bits per parameter."""
+VERIFY = """\
+Check every CRC-32 of a compressed checkpoint and decode all of it. Exit code 0 if all is well, 2 if not."""
+STATS = """\
+Print, for every floating tensor of a checkpoint, the shape nu and the standard deviation of its weights, and, at a
+step (a quarter of the standard deviation unless one is given), their entropy and the signal-to-noise ratio."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--steps", type=_count, help=argparse.SUPPRESS)
     demo.set_defaults(run=_demo)
 
+    _add_files(commands)
+
     tables = commands.add_parser(
         "tables",
         help="write the published tables, gamma.csv and rf8.csv",
@@ -101,6 +121,90 @@ def _parser() -> argparse.ArgumentParser:
     )
     tables.set_defaults(run=_tables)
     return parser
+
+
+def _add_files(commands: Any) -> None:
+    """The commands on checkpoints."""
+    compress = _add_command(commands, "compress", COMPRESS, "a smaller file of a .safetensors checkpoint")
+    _add_output(compress, "IN with .ggjax before .safetensors")
+    how = compress.add_argument_group("what is kept of the weights (one of these)").add_mutually_exclusive_group(
+        required=True
+    )
+    _add_steps(how)
+    how.add_argument("--rf8", action="store_true", help="the 8-bit floats of ggjax.rf8")
+    how.add_argument("--lossless", action="store_true", help="every bit")
+    fine = compress.add_argument_group("for a step")
+    fine.add_argument(
+        "--dead-zone", type=float, default=0.0, metavar="X", help="draw levels towards 0 by X of a step, below 0.5"
+    )
+    fine.add_argument(
+        "--centroids", action="store_true", help="decode to the mean of the weights of a level: a lower error"
+    )
+    compress.add_argument(
+        "--coder", choices=("rans", "zstd"), default="rans", help="entropy coder (default: %(default)s)"
+    )
+    _add_selection(compress, "keep the others as they are")
+    compress.add_argument("--dry-run", action="store_true", help="tell the size, write nothing")
+
+    decompress = _add_command(commands, "decompress", DECOMPRESS, "the plain checkpoint of a compressed one")
+    _add_output(decompress, "IN without .ggjax")
+    _add_command(commands, "info", INFO, "what a compressed file holds, from its header")
+    _add_command(commands, "verify", VERIFY, "check and decode all of a compressed file")
+    stats = _add_command(commands, "stats", STATS, "fitted law, entropy and error of every tensor")
+    _add_steps(stats.add_mutually_exclusive_group())
+    _add_selection(stats, "leave out the others")
+
+
+def _add_command(commands: Any, name: str, description: str, summary: str) -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser(name, help=summary, description=description, formatter_class=raw)
+    parser.add_argument(
+        "input", type=Path, metavar="IN", help="a .safetensors file, or the .safetensors.index.json of several"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary")
+    parser.add_argument("-v", "--verbose", action="store_true", help="a line on stderr for every tensor")
+    parser.set_defaults(run=_files, name=name)
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="OUT",
+        help=f"file to write, or folder where IN is an index (default: {default})",
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="replace OUT if it is there")
+
+
+def _add_steps(group: Any) -> None:
+    group.add_argument("--step", type=float, metavar="S", help="round to multiples of S, in the weights' units")
+    group.add_argument("--bits", type=float, metavar="B", help="the step of B bits per parameter, for each tensor")
+    group.add_argument("--snr-db", type=float, metavar="D", help="the step of a signal-to-noise ratio of D decibels")
+    group.add_argument("--step-per-std", type=float, metavar="R", help="a step of R standard deviations")
+
+
+def _add_selection(parser: argparse.ArgumentParser, rest: str) -> None:
+    parser.add_argument(
+        "--include", action="append", metavar="REGEX", help=f"only tensors whose name this matches; {rest}"
+    )
+    parser.add_argument("--exclude", action="append", metavar="REGEX", help="not tensors whose name this matches")
+
+
+def _files(args: argparse.Namespace) -> int:
+    if args.input.is_dir() or not args.input.exists():
+        what = "is a folder" if args.input.is_dir() else "does not exist"
+        return _fail(f"{args.input} {what}: expected a .safetensors file or an index of several", 2)
+    from ggjax.app import files
+
+    try:
+        return getattr(files, args.name)(args)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError, ImportError, TypeError) as e:
+        return _fail(str(e), 2)
 
 
 class _Version(argparse.Action):

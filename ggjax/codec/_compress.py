@@ -63,14 +63,15 @@ class Compressed:
     @property
     def nbytes(self) -> int:
         """The bytes that all leaves take in a file, without its header."""
-        return sum(leaf.nbytes for _, leaf in self._leaves())
+        return sum(leaf.nbytes for _, leaf in self.leaves())
 
     @property
     def bits(self) -> dict[str, float]:
         """Bits per parameter of every coded leaf, by its name."""
-        return {n: 8 * x.nbytes / max(x.size, 1) for n, x in self._leaves() if is_coded(x)}
+        return {n: 8 * x.nbytes / max(x.size, 1) for n, x in self.leaves() if is_coded(x)}
 
-    def _leaves(self) -> Iterator[tuple[str, Any]]:
+    def leaves(self) -> Iterator[tuple[str, Any]]:
+        """(name, leaf) of every leaf, coded or not."""
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.tree, is_leaf=is_coded):
             yield _tree.leaf_name(path), leaf if hasattr(leaf, "nbytes") else np.asarray(leaf)
 
@@ -212,14 +213,14 @@ def code(leaves: dict[str, Any], given: Options, known: list[np.ndarray]) -> lis
     pieces: dict[int, list[Any]] = {}
     shards: dict[int, list[tuple[tuple[int, ...], Any]]] = {}
     for i, (name, leaf) in enumerate(leaves.items()):
-        if not _codable(leaf, given.kind):
+        if not codable(leaf, given.kind):
             continue
         shards[i] = _shards(leaf)
         blocks = [np.ascontiguousarray(np.asarray(data)).reshape(data.shape) for _, data in shards[i]]
-        step = _checked_step(name, blocks, given)
+        step = checked_step(name, blocks, given)
         whole = len(blocks) == 1 and blocks[0].shape == leaf.shape
         pieces[i] = blocks
-        work.extend((i, None if whole else j, b, step, name) for j, b in enumerate(blocks) if whole or _codable(b, given.kind))
+        work.extend((i, None if whole else j, b, step, name) for j, b in enumerate(blocks) if whole or codable(b, given.kind))
     tokens = _encode.in_parallel(lambda w: _tokens_of(w[2], w[3], pieces[w[0]], given), work)
     if given.coder == "rans":
         coded = _encode.finish(tokens, known)
@@ -251,7 +252,7 @@ def _tokens_of(x: np.ndarray, step: np.float32, blocks: list[Any], given: Option
     return _encode.tokens_of(x, given.kind, step, given.dead_zone, **meta)
 
 
-def _checked_step(name: str, blocks: list[np.ndarray], given: Options) -> np.float32:
+def checked_step(name: str, blocks: list[np.ndarray], given: Options) -> np.float32:
     if given.kind == "lossless":
         return np.float32(0)
     _tree.check_finite([name] * len(blocks), blocks)
@@ -267,7 +268,7 @@ def _checked_step(name: str, blocks: list[np.ndarray], given: Options) -> np.flo
     return step
 
 
-def _codable(x: Any, kind: _keys.Kind) -> bool:
+def codable(x: Any, kind: _keys.Kind) -> bool:
     if not hasattr(x, "shape") or math.prod(x.shape) < _coded.MIN_SIZE:
         return False
     return kind != "lossless" or str(x.dtype) in _keys.LOSSLESS

@@ -92,18 +92,19 @@ def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
         compressed = params
     else:
         compressed = _compress.compress(params, **options)
-    leaves = dict(compressed._leaves())
-    return _write(path, ((name, x, None) for name, x in leaves.items()), {})
+    return _write(path, compressed.leaves(), {})
 
 
-def _write(path: Any, leaves: Iterable[tuple[str, Any, int | None]], original: dict[str, str]) -> int:
-    """Write coded and other leaves: (name, leaf, process that owns it or None)."""
+def _write(
+    path: Any, leaves: Iterable[tuple[str, Any]], original: dict[str, str], overwrite: bool = True
+) -> int:
+    """Write named leaves, coded ones and others; or only measure the file, where the path is None."""
     stated: dict[str, dict[str, Any]] = {}
     tables: dict[bytes, int] = {}
     stack: list[np.ndarray] = []
 
     def tensors() -> Iterator[Tensor]:
-        for name, leaf, _ in leaves:
+        for name, leaf in leaves:
             if isinstance(leaf, Blocks):
                 owned = _owned(leaf)
                 for start, block in owned:
@@ -120,7 +121,7 @@ def _write(path: Any, leaves: Iterable[tuple[str, Any, int | None]], original: d
             dtype, data = _safetensors.NAMES[array.dtype], _safetensors.as_bytes(array)
             piece = Piece(len(data), zlib.crc32(data))
             stated[name] = _format.describe(dtype, array.shape, None, Piece(0, 0), [piece], [], block)
-            return Tensor(name, dtype, array.shape, [bytes(data)])
+            return Tensor(name, dtype, array.shape, [data])
         numbers = []
         for table in np.asarray(x.tables):
             numbers.append(tables.setdefault(table.tobytes(), len(tables)))
@@ -136,7 +137,9 @@ def _write(path: Any, leaves: Iterable[tuple[str, Any, int | None]], original: d
     def metadata() -> dict[str, str]:
         return {_format.KEY: _format.dump(stated, stack, original)}
 
-    return _safetensors.write(path, tensors(), metadata)
+    if path is None:
+        return _safetensors.measure(tensors(), metadata)
+    return _safetensors.write(path, tensors(), metadata, overwrite=overwrite)
 
 
 def _owned(x: Blocks) -> list[tuple[tuple[int, ...], Any]]:
@@ -171,12 +174,12 @@ def load_file(
       ValueError: it does not fit ``like``; the message names the leaf.
       OSError: the file cannot be read.
     """
-    leaves = _leaves_of(path)
+    leaves = leaves_of(path)
     if like is None:
         if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
             raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
         names = [n for n in leaves if mask is None or mask(n)]
-        return _nested(path, {n: _put(x, sharding) for n, x in _load(leaves, names)})
+        return _nested(path, {n: _put(x, sharding) for n, x in load_leaves(leaves, names)})
     if mask is not None:
         raise ValueError("mask and like cannot be given together: leave the leaf out of like")
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
@@ -197,7 +200,7 @@ def load_file(
     else:
         places = treedef.flatten_up_to(sharding)
     at = dict(zip(names, places, strict=True))
-    loaded = {n: _put(x, at[n]) for n, x in _load(leaves, names)}
+    loaded = {n: _put(x, at[n]) for n, x in load_leaves(leaves, names)}
     return treedef.unflatten([loaded[n] for n in names])
 
 
@@ -236,7 +239,7 @@ class _Source(NamedTuple):
     name: str  # of the tensor
 
 
-def _leaves_of(path: str | os.PathLike[str]) -> dict[str, list[_Source]]:
+def leaves_of(path: str | os.PathLike[str]) -> dict[str, list[_Source]]:
     """The blocks of every leaf of a checkpoint."""
     leaves: dict[str, list[_Source]] = {}
     for file in files_of(path):
@@ -294,7 +297,7 @@ def _dtype_and_shape(sources: list[_Source]) -> tuple[np.dtype, tuple[int, ...]]
     return np.dtype(_safetensors.DTYPES[dtype]), shape
 
 
-def _load(leaves: Mapping[str, list[_Source]], names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+def load_leaves(leaves: Mapping[str, list[_Source]], names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
     """(name, array) of leaves, a few decoded at a time."""
     sizes = [(n, sum(s.entry.nbytes for s in leaves[n])) for n in names]
     for group in _compress.index_groups(sizes, GROUP):
@@ -375,8 +378,8 @@ def verify_file(path: str | os.PathLike[str], *, progress: Progress = _silent) -
       OSError: it cannot be read.
     """
     info = inspect_file(path)
-    leaves = _leaves_of(path)
-    for name, array in _load(leaves, leaves):
+    leaves = leaves_of(path)
+    for name, array in load_leaves(leaves, leaves):
         progress(name, array.nbytes)
     return info
 
@@ -386,9 +389,10 @@ def verify_file(path: str | os.PathLike[str], *, progress: Progress = _silent) -
 
 def compress_file(
     source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    target: str | os.PathLike[str] | None,
     *,
     select: Callable[[str], bool] = lambda name: True,
+    overwrite: bool = True,
     progress: Progress = _silent,
     **options: Any,
 ) -> int:
@@ -396,8 +400,9 @@ def compress_file(
 
     Args:
       source: a safetensors file.
-      target: the file to write, replaced if it is there.
+      target: the file to write; None to write none, and learn what it would take.
       select: whether to code the tensor of this name; the others are kept as they are.
+      overwrite: replace the target if it is there.
       progress: called for every tensor.
       options: those of ``compress`` but mask.
 
@@ -407,6 +412,7 @@ def compress_file(
     Raises:
       ValueError: as ``compress``, or the source is compressed already.
       FormatError: the source is not a safetensors file.
+      FileExistsError: the target is there, and not to be replaced.
       OSError: one of them cannot be read or written.
     """
     given = parse_options(**options)
@@ -415,7 +421,7 @@ def compress_file(
         raise ValueError(f"{source} is compressed already: decompress it first")
     path = Path(source)
 
-    def leaves() -> Iterator[tuple[str, Any, None]]:
+    def leaves() -> Iterator[tuple[str, Any]]:
         known: list[np.ndarray] = []
         sizes = [(n, int(np.prod(e.shape, dtype=object))) for n, e in header.entries.items()]
         for group in _compress.index_groups(sizes, GROUP):
@@ -425,38 +431,45 @@ def compress_file(
             arrays.update(zip(chosen, _compress.code(chosen, given, known), strict=True))
             del chosen
             for n in group:
-                yield n, arrays.pop(n), None
+                yield n, arrays.pop(n)
                 progress(n, nbytes[n])
 
-    return _write(target, leaves(), header.metadata)
+    return _write(target, leaves(), header.metadata, overwrite)
 
 
 def decompress_file(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Progress = _silent
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    overwrite: bool = True,
+    progress: Progress = _silent,
 ) -> int:
     """Write the plain safetensors file of a compressed one, a few tensors at a time.
 
     Args:
       source: a compressed file.
-      target: the file to write, replaced if it is there; it gets the metadata of the checkpoint that was compressed.
+      target: the file to write; it gets the metadata of the checkpoint that was compressed.
+      overwrite: replace the target if it is there.
       progress: called for every tensor.
 
     Returns:
       The bytes of the target.
 
     Raises:
-      FormatError: the source is damaged or not compressed; OSError: one cannot be read or written.
+      FormatError: the source is damaged or not compressed.
+      FileExistsError: the target is there, and not to be replaced.
+      OSError: one of them cannot be read or written.
     """
     meta = _format.load(source, _safetensors.read_header(source))
-    leaves = _leaves_of(source)
+    leaves = leaves_of(source)
 
     def tensors() -> Iterator[Tensor]:
-        for name, array in _load(leaves, leaves):
+        for name, array in load_leaves(leaves, leaves):
             dtype = _safetensors.NAMES[array.dtype]
-            yield Tensor(name, dtype, array.shape, [array])
+            yield Tensor(name, dtype, array.shape, [_safetensors.as_bytes(array)])
             progress(name, array.nbytes)
 
-    return _safetensors.write(target, tensors(), lambda: meta.original)
+    return _safetensors.write(target, tensors(), lambda: meta.original, overwrite=overwrite)
 
 
 def parse_options(

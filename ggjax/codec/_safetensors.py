@@ -9,8 +9,9 @@ JSON, the data of all tensors without a gap.
 import json
 import math
 import os
+import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,11 +154,15 @@ class Tensor(NamedTuple):
     name: str
     dtype: str
     shape: tuple[int, ...]
-    pieces: Iterable[bytes | np.ndarray]
+    pieces: Iterable[bytes | memoryview]
 
 
 def write(
-    path: str | os.PathLike[str], tensors: Iterable[Tensor], metadata: Callable[[], dict[str, str]]
+    path: str | os.PathLike[str],
+    tensors: Iterable[Tensor],
+    metadata: Callable[[], dict[str, str]],
+    *,
+    overwrite: bool = True,
 ) -> int:
     """Write a safetensors file, holding one tensor at a time.
 
@@ -166,46 +171,64 @@ def write(
     follow the umask.
 
     Args:
-      path: the file, replaced if it is there.
+      path: the file.
       tensors: in the order of their data; names must differ.
       metadata: asked for when all tensors are written.
+      overwrite: replace the file if it is there.
 
     Returns:
       The bytes of the file.
+
+    Raises:
+      FileExistsError: it is there, and not to be replaced.
     """
     path = Path(path)
+    if not overwrite and path.exists():
+        raise FileExistsError(f"{path} exists already")
     data = path.with_name(f".{path.name}.{os.getpid()}.data")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     entries: dict[str, Any] = {}
     try:
         with data.open("wb") as f:
             for t in tensors:
-                begin = f.tell()
-                for piece in t.pieces:
-                    f.write(as_bytes(piece) if isinstance(piece, np.ndarray) else piece)
-                entry = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [begin, f.tell()]}
-                if entries.setdefault(t.name, entry) is not entry:
-                    raise ValueError(f"two tensors of the name {t.name!r}")
-        stated = {"__metadata__": metadata(), **entries}
-        header = json.dumps(stated, separators=(",", ":"), ensure_ascii=False).encode()
-        header += b" " * (-len(header) % 8)
-        if len(header) > MAX_HEADER:
-            raise ValueError(f"{path}: a header of {len(header)} bytes, safetensors allows {MAX_HEADER}")
+                _add(entries, t, sum(map(f.write, t.pieces)))
+        header = _header_bytes(path, metadata(), entries)
         with part.open("wb") as out, data.open("rb") as f:
-            out.write(struct.pack("<Q", len(header)) + header)
-            for piece in iter(lambda: f.read(1 << 20), b""):
-                out.write(piece)
+            out.write(header)
+            shutil.copyfileobj(f, out, 1 << 20)
             out.flush()
             os.fsync(out.fileno())
             size = out.tell()
-        part.replace(path)
+        if overwrite:
+            part.replace(path)
+        else:
+            os.link(part, path)  # fails where the file has appeared in the meantime
         return size
     finally:
         data.unlink(missing_ok=True)
         part.unlink(missing_ok=True)
 
 
-def in_pieces(path: str | os.PathLike[str], entry: Entry, size: int = 1 << 22) -> Iterator[np.ndarray]:
-    """The bytes of a tensor, piece by piece."""
-    for begin in range(entry.begin, entry.end, size):
-        yield read_bytes(path, begin, min(begin + size, entry.end))
+def measure(tensors: Iterable[Tensor], metadata: Callable[[], dict[str, str]]) -> int:
+    """The bytes of the file that ``write`` would write."""
+    entries: dict[str, Any] = {}
+    for t in tensors:
+        _add(entries, t, sum(len(p) for p in t.pieces))
+    end = max((e["data_offsets"][1] for e in entries.values()), default=0)
+    return len(_header_bytes("the file", metadata(), entries)) + end
+
+
+def _add(entries: dict[str, Any], t: Tensor, nbytes: int) -> None:
+    begin = next(reversed(entries.values()))["data_offsets"][1] if entries else 0
+    if t.name in entries:
+        raise ValueError(f"two tensors of the name {t.name!r}")
+    entries[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [begin, begin + nbytes]}
+
+
+def _header_bytes(path: Any, metadata: dict[str, str], entries: dict[str, Any]) -> bytes:
+    stated = {"__metadata__": metadata, **entries} if metadata else entries
+    header = json.dumps(stated, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    if len(header) > MAX_HEADER:
+        raise ValueError(f"{path}: a header of {len(header)} bytes, safetensors allows {MAX_HEADER}")
+    return struct.pack("<Q", len(header)) + header
