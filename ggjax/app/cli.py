@@ -127,15 +127,19 @@ def _add_files(commands: Any) -> None:
     """The commands on checkpoints."""
     compress = _add_command(commands, "compress", COMPRESS, "a smaller file of a .safetensors checkpoint")
     _add_output(compress, "IN with .ggjax before .safetensors")
-    how = compress.add_argument_group("what is kept of the weights (one of these)").add_mutually_exclusive_group(
-        required=True
-    )
+    how = compress.add_argument_group(
+        "what is kept of the weights (one of these)"
+    ).add_mutually_exclusive_group(required=True)
     _add_steps(how)
     how.add_argument("--rf8", action="store_true", help="the 8-bit floats of ggjax.rf8")
     how.add_argument("--lossless", action="store_true", help="every bit")
     fine = compress.add_argument_group("for a step")
     fine.add_argument(
-        "--dead-zone", type=float, default=0.0, metavar="X", help="draw levels towards 0 by X of a step, below 0.5"
+        "--dead-zone",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="draw levels towards 0 by X of a step, below 0.5",
     )
     fine.add_argument(
         "--centroids", action="store_true", help="decode to the mean of the weights of a level: a lower error"
@@ -181,8 +185,12 @@ def _add_output(parser: argparse.ArgumentParser, default: str) -> None:
 
 def _add_steps(group: Any) -> None:
     group.add_argument("--step", type=float, metavar="S", help="round to multiples of S, in the weights' units")
-    group.add_argument("--bits", type=float, metavar="B", help="the step of B bits per parameter, for each tensor")
-    group.add_argument("--snr-db", type=float, metavar="D", help="the step of a signal-to-noise ratio of D decibels")
+    group.add_argument(
+        "--bits", type=float, metavar="B", help="the step of B bits per parameter, for each tensor"
+    )
+    group.add_argument(
+        "--snr-db", type=float, metavar="D", help="the step of a signal-to-noise ratio of D decibels"
+    )
     group.add_argument("--step-per-std", type=float, metavar="R", help="a step of R standard deviations")
 
 
@@ -190,7 +198,9 @@ def _add_selection(parser: argparse.ArgumentParser, rest: str) -> None:
     parser.add_argument(
         "--include", action="append", metavar="REGEX", help=f"only tensors whose name this matches; {rest}"
     )
-    parser.add_argument("--exclude", action="append", metavar="REGEX", help="not tensors whose name this matches")
+    parser.add_argument(
+        "--exclude", action="append", metavar="REGEX", help="not tensors whose name this matches"
+    )
 
 
 def _files(args: argparse.Namespace) -> int:

@@ -80,7 +80,10 @@ def verify(args: argparse.Namespace) -> int:
     files = _file.files_of(args.input)
     with _bar(files, args, "verifying") as progress:
         infos = [codec.verify_file(path, progress=progress) for path in files]
-    result = [{"file": str(p), "tensors": len(i.tensors), "bytes": i.nbytes} for p, i in zip(files, infos, strict=True)]
+    result = [
+        {"file": str(p), "tensors": len(i.tensors), "bytes": i.nbytes}
+        for p, i in zip(files, infos, strict=True)
+    ]
     if args.json:
         print(json.dumps(result))
     else:
@@ -137,7 +140,15 @@ def _stats_of(name: str, x: np.ndarray, want: _steps.Want) -> dict[str, Any]:
         power += float(piece @ piece)
     snr = 10 * float(np.log10(power / noise)) if power and noise else float("inf") if power else 0.0
     bits = {code: float(b) for code, b in row.bits.items()}
-    return {"name": name, "size": x.size, "nu": row.nu, "std": row.std, "step": float(str(step)), **bits, "snr_db": snr}
+    return {
+        "name": name,
+        "size": x.size,
+        "nu": row.nu,
+        "std": row.std,
+        "step": float(str(step)),
+        **bits,
+        "snr_db": snr,
+    }
 
 
 # Which files, which tensors.
@@ -210,11 +221,15 @@ def _regex(option: str, text: str) -> re.Pattern[str]:
 # What is shown.
 
 
-def _report(args: argparse.Namespace, pairs: list[tuple[Path, Path]], taken: list[int], index: Path | None) -> None:
+def _report(
+    args: argparse.Namespace, pairs: list[tuple[Path, Path]], taken: list[int], index: Path | None
+) -> None:
     rows = []
     for (source, target), nbytes in zip(pairs, taken, strict=True):
         before = os.path.getsize(source)
-        rows.append({"input": str(source), "output": str(target), "input_bytes": before, "output_bytes": nbytes})
+        rows.append(
+            {"input": str(source), "output": str(target), "input_bytes": before, "output_bytes": nbytes}
+        )
     if args.json:
         extra = {"index": str(index)} if index else {}
         print(json.dumps({"files": rows, "dry_run": getattr(args, "dry_run", False), **extra}))
@@ -222,7 +237,9 @@ def _report(args: argparse.Namespace, pairs: list[tuple[Path, Path]], taken: lis
         for r in rows:
             share = r["output_bytes"] / max(r["input_bytes"], 1)
             verb = "would write" if getattr(args, "dry_run", False) else "wrote"
-            print(f"{verb} {r['output']}: {r['output_bytes']:,} bytes, {100 * share:.1f} % of {r['input_bytes']:,}")
+            print(
+                f"{verb} {r['output']}: {r['output_bytes']:,} bytes, {100 * share:.1f} % of {r['input_bytes']:,}"
+            )
 
 
 @contextmanager
@@ -257,7 +274,9 @@ def _plain_bytes(path: Path) -> int:
     if not _format.is_compressed(header):
         return sum(e.nbytes for e in header.entries.values())
     stored = _format.load(path, header).tensors.values()
-    return sum(int(np.prod(s.shape, dtype=object)) * np.dtype(_safetensors.DTYPES[s.dtype]).itemsize for s in stored)
+    return sum(
+        int(np.prod(s.shape, dtype=object)) * np.dtype(_safetensors.DTYPES[s.dtype]).itemsize for s in stored
+    )
 
 
 def _table(rows: list[tuple[str, ...]], left: int) -> str:
@@ -265,6 +284,8 @@ def _table(rows: list[tuple[str, ...]], left: int) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])

@@ -1,6 +1,7 @@
 """The coded form of one array: a pytree of streams, and what the decoder has to know of them."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -43,7 +44,7 @@ class Meta(NamedTuple):
 
     @property
     def size(self) -> int:
-        return int(np.prod(self.shape, dtype=object))
+        return math.prod(self.shape)
 
     @property
     def class_bits(self) -> int:

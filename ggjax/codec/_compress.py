@@ -36,7 +36,9 @@ class Blocks:
     starts: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
-    sharding: Any = dataclasses.field(default=None, metadata={"static": True})  # None: put together on one device
+    sharding: Any = dataclasses.field(
+        default=None, metadata={"static": True}
+    )  # None: put together on one device
 
     @property
     def size(self) -> int:
@@ -135,7 +137,9 @@ def compress(
     leaves = dict(zip(flat.weight_names(), flat.weights(), strict=True))
     for name, leaf in leaves.items():
         if not _tree.is_concrete(leaf):
-            raise ValueError(f"leaf {name!r}: compress needs the weights themselves, got {leaf}: call it outside jit")
+            raise ValueError(
+                f"leaf {name!r}: compress needs the weights themselves, got {leaf}: call it outside jit"
+            )
     known: list[np.ndarray] = []
     coded: list[Any] = []
     for group in _groups(leaves):
@@ -184,9 +188,15 @@ def options(
 ) -> Options:
     """The checked arguments of ``compress``."""
     if rf8 or lossless:
-        given = [n for n, v in (*want._asdict().items(), ("rf8", rf8), ("lossless", lossless)) if v not in (None, False)]
+        given = [
+            n
+            for n, v in (*want._asdict().items(), ("rf8", rf8), ("lossless", lossless))
+            if v not in (None, False)
+        ]
         if len(given) > 1:
-            raise ValueError(f"give one of step, bits, snr_db, step_per_std, rf8, lossless; got {' and '.join(given)}")
+            raise ValueError(
+                f"give one of step, bits, snr_db, step_per_std, rf8, lossless; got {' and '.join(given)}"
+            )
         if dead_zone or centroids:
             raise ValueError("dead_zone and centroids belong to a step, not to rf8 or lossless")
     else:
@@ -220,7 +230,11 @@ def code(leaves: dict[str, Any], given: Options, known: list[np.ndarray]) -> lis
         step = checked_step(name, blocks, given)
         whole = len(blocks) == 1 and blocks[0].shape == leaf.shape
         pieces[i] = blocks
-        work.extend((i, None if whole else j, b, step, name) for j, b in enumerate(blocks) if whole or codable(b, given.kind))
+        work.extend(
+            (i, None if whole else j, b, step, name)
+            for j, b in enumerate(blocks)
+            if whole or codable(b, given.kind)
+        )
     tokens = _encode.in_parallel(lambda w: _tokens_of(w[2], w[3], pieces[w[0]], given), work)
     if given.coder == "rans":
         coded = _encode.finish(tokens, known)
@@ -331,5 +345,3 @@ def _assembled(x: Blocks, keep_rf8: bool) -> Any:
         jax.device_put(at[tuple(i.start or 0 for i in index)], device) for device, index in indices.items()
     ]
     return jax.make_array_from_single_device_arrays(x.shape, x.sharding, arrays)
-
-

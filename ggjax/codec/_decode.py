@@ -87,7 +87,9 @@ def _chunks(c: Coded, where: str) -> Iterator[Stream]:
             lanes = slice(lane, lane + _coded.lanes(n))
             counts = c.counts[lanes]
             end = word + int(counts.sum(dtype=np.int64))
-            yield Stream(f"{where}, chunk {chunk}", n, c.tables[p.table], c.states[lanes], counts, c.words[word:end])
+            yield Stream(
+                f"{where}, chunk {chunk}", n, c.tables[p.table], c.states[lanes], counts, c.words[word:end]
+            )
             lane, word, chunk = lanes.stop, end, chunk + 1
 
 
@@ -233,7 +235,9 @@ def traced(c: Coded) -> jax.Array:
     """Decode one array under jit; an RF8 array comes as its codes. A damaged stream gives anything."""
     meta = c.meta
     if meta.coder != "rans":
-        raise ValueError(f"an array coded by {meta.coder!r} decodes on the host only: call decompress outside jit")
+        raise ValueError(
+            f"an array coded by {meta.coder!r} decodes on the host only: call decompress outside jit"
+        )
     streams = [jnp.asarray(s) for s in _streams(c)]
     words, states, counts, raw, exceptions, tables, classes = streams
     sizes = [(n, p.table) for p in meta.parts for n in _coded.chunk_sizes(p.size)]
@@ -289,5 +293,3 @@ def traced(c: Coded) -> jax.Array:
     order = jnp.argsort(row_classes(meta, classes, jnp), stable=True)
     matrix = jnp.zeros_like(sorted_rows).at[order].set(sorted_rows, unique_indices=True)
     return matrix.reshape(meta.shape) if meta.axis == 0 else matrix.T.reshape(meta.shape)
-
-

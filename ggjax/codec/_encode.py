@@ -244,5 +244,7 @@ def _encode_batch(
         at = c * width
         used = range(at, at + _coded.lanes(len(tokens)))
         spilt = np.concatenate([words[j, room - counts[j] :] for j in used])
-        streams.append((states[used.start : used.stop], counts[used.start : used.stop].astype(np.uint16), spilt))
+        streams.append(
+            (states[used.start : used.stop], counts[used.start : used.stop].astype(np.uint16), spilt)
+        )
     return streams

@@ -5,6 +5,7 @@ describes the bytes.
 """
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,7 +45,7 @@ class TensorInfo(NamedTuple):
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(np.prod(self.shape, dtype=object))
+        return math.prod(self.shape)
 
 
 class FileInfo(NamedTuple):
@@ -154,7 +155,11 @@ def _owned(x: Blocks) -> list[tuple[tuple[int, ...], Any]]:
 
 
 def load_file(
-    path: str | os.PathLike[str], like: Any = None, sharding: Any = None, *, mask: Callable[[str], bool] | None = None
+    path: str | os.PathLike[str],
+    like: Any = None,
+    sharding: Any = None,
+    *,
+    mask: Callable[[str], bool] | None = None,
 ) -> Any:
     """Read a compressed checkpoint, or a plain safetensors one, tensor by tensor.
 
@@ -167,7 +172,7 @@ def load_file(
       mask: only the leaves whose name it is true of; not with ``like``.
 
     Returns:
-      The tree, of ``jax.Array``.
+      The tree, of ``jax.Array`` (64-bit leaves are 32-bit ones unless JAX runs with ``jax_enable_x64``).
 
     Raises:
       FormatError: the file is damaged or not of this format; the message names the place.
@@ -277,18 +282,28 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _check_cover(path: Any, name: str, sources: list[_Source]) -> None:
-    """The blocks of a leaf fill it."""
-    first = sources[0].stored
-    if first is None or first.start is None:
+    """The blocks of a leaf fill it and do not overlap."""
+    blocks = [s.stored for s in sources if s.stored is not None and s.stored.start is not None]
+    if not blocks:
         if len(sources) > 1:
             raise FormatError(f"{path}: leaf {name!r} stands in several files")
         return
-    blocks = [s.stored for s in sources]
-    same = all(b is not None and b.start is not None and (b.full, b.dtype) == (first.full, first.dtype) for b in blocks)
-    filled = sum(int(np.prod(b.shape, dtype=object)) for b in blocks if b)
-    disjoint = len({b.start for b in blocks if b}) == len(blocks)
-    if not same or not disjoint or filled != int(np.prod(first.full, dtype=object)):
+    first = blocks[0]
+    same = len(blocks) == len(sources) and all((b.full, b.dtype) == (first.full, first.dtype) for b in blocks)
+    filled = sum(math.prod(b.shape) for b in blocks) == math.prod(first.full)
+    if not same or not filled or _overlap(blocks):
         raise FormatError(f"{path}: the {len(blocks)} blocks of leaf {name!r} do not fill it")
+
+
+def _overlap(blocks: list[Stored]) -> bool:
+    """Whether any two blocks have an element in common."""
+    starts = np.array([b.start for b in blocks], np.int64).reshape(len(blocks), -1)
+    ends = starts + np.array([b.shape for b in blocks], np.int64).reshape(starts.shape)
+    for i in range(len(blocks) - 1):
+        apart = (starts[i + 1 :] >= ends[i]) | (ends[i + 1 :] <= starts[i])
+        if not apart.any(1).all():
+            return True
+    return False
 
 
 def _dtype_and_shape(sources: list[_Source]) -> tuple[np.dtype, tuple[int, ...]]:
@@ -326,7 +341,10 @@ def _arrays(sources: list[_Source]) -> list[np.ndarray]:
     except _decode.Damaged as e:
         raise FormatError(str(e)) from None
     for i, array in zip(coded, arrays, strict=True):
-        read[i] = np.asarray(_compress.finished(read[i], array, False))
+        c = read[i]
+        if c.meta.kind == "rf8":
+            array = np.asarray(_compress.finished(c, array, False)).astype(jnp.dtype(c.meta.dtype))
+        read[i] = array
     return read
 
 
@@ -357,7 +375,7 @@ def inspect_file(path: str | os.PathLike[str]) -> FileInfo:
 
 def _info(name: str, entry: _safetensors.Entry, s: Stored) -> TensorInfo:
     meta = s.meta
-    size = max(int(np.prod(s.shape, dtype=object)), 1)
+    size = max(math.prod(s.shape), 1)
     kind, step = ("raw", None) if meta is None else (meta.kind, meta.step if meta.kind == "uniform" else None)
     parts = len(meta.parts) if meta else 0
     return TensorInfo(name, s.dtype, s.shape, kind, step, parts, entry.nbytes, 8 * entry.nbytes / size)
@@ -423,7 +441,7 @@ def compress_file(
 
     def leaves() -> Iterator[tuple[str, Any]]:
         known: list[np.ndarray] = []
-        sizes = [(n, int(np.prod(e.shape, dtype=object))) for n, e in header.entries.items()]
+        sizes = [(n, math.prod(e.shape)) for n, e in header.entries.items()]
         for group in _compress.index_groups(sizes, GROUP):
             arrays = {n: _read(_Source(path, header.entries[n], None, [], n)) for n in group}
             nbytes = {n: x.nbytes for n, x in arrays.items()}

@@ -198,7 +198,10 @@ def _stored(name: str, t: Any, tables: list[np.ndarray]) -> Stored:
     _need(_counts(shape), f"{where}: shape must be whole numbers, got {shape!r:.100}")
     _need(math.prod(shape) < 1 << 62, f"{where}: shape {shape!r:.100} is too large")
     pieces = t.get("chunks")
-    _need(isinstance(pieces, list) and all(map(_is_piece, pieces)), f"{where}: chunks must be [bytes, crc32] pairs")
+    _need(
+        isinstance(pieces, list) and all(map(_is_piece, pieces)),
+        f"{where}: chunks must be [bytes, crc32] pairs",
+    )
     side = t.get("side", [0, 0])
     _need(_is_piece(side), f"{where}: side must be a [bytes, crc32] pair")
     chunks = tuple(Piece(*p) for p in pieces)
@@ -218,7 +221,14 @@ def _stored(name: str, t: Any, tables: list[np.ndarray]) -> Stored:
     else:
         _need(full == shape and leaf == name, f"{where}: a block needs a start")
     return Stored(
-        dtype, tuple(shape), meta, Piece(*side), chunks, leaf, None if start is None else tuple(start), tuple(full)
+        dtype,
+        tuple(shape),
+        meta,
+        Piece(*side),
+        chunks,
+        leaf,
+        None if start is None else tuple(start),
+        tuple(full),
     )
 
 
@@ -263,7 +273,9 @@ def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tab
         _need(type(step) in (int, float), f"{where}: step must be a number")
         step = float(step)
         _need(2.0**-126 <= step < 2.0**128, f"{where}: step must be a positive float32, got {step!r}")
-        _need(float(str(np.float32(step))) == step, f"{where}: step {step!r} is no float32 in its shortest form")
+        _need(
+            float(str(np.float32(step))) == step, f"{where}: step {step!r} is no float32 in its shortest form"
+        )
         centroids = t.get("centroids", [])
         numbers = isinstance(centroids, list) and len(centroids) <= 255
         numbers = numbers and all(type(c) in (int, float) and abs(c) < 2.0**128 for c in centroids)
@@ -316,7 +328,9 @@ def _check_blocks(where: str, stored: dict[str, Stored]) -> None:
     leaves: dict[str, Stored] = {}
     for name, s in stored.items():
         first = leaves.setdefault(s.leaf, s)
-        if (first.dtype, first.full) != (s.dtype, s.full) or (s is not first and None in (s.start, first.start)):
+        if (first.dtype, first.full) != (s.dtype, s.full) or (
+            s is not first and None in (s.start, first.start)
+        ):
             raise FormatError(f"{where}: the blocks of leaf {s.leaf!r} do not fit together (tensor {name!r})")
 
 
@@ -357,5 +371,3 @@ def parse(where: str, s: Stored, data: np.ndarray, tables: list[np.ndarray]) -> 
     parts = tuple(p._replace(table=row.get(p.table, 0)) for p in meta.parts)
     own = np.array([tables[t] for t in used], np.uint16).reshape(-1, _models.TOKENS)
     return Coded(words, states, counts, raw, exceptions, own, classes, meta._replace(parts=parts))
-
-

@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 Kind = Literal["uniform", "rf8", "lossless"]
@@ -78,8 +77,6 @@ def values_of(
     return value.astype(dtype)
 
 
-def trailing_zeros(bits: np.ndarray) -> np.ndarray:
-    """How many bits at the end are 0 (32 for a 0), of an array of unsigned integers."""
-    bits = bits.astype(np.uint64)
-    lowest = bits & (~bits + np.uint64(1))
-    return np.where(bits == 0, 32, np.log2(np.maximum(lowest, 1)).astype(np.int64))
+def trailing_zeros(bits: int) -> int:
+    """How many bits at the end of a whole number are 0 (32 for a 0)."""
+    return (bits & -bits).bit_length() - 1 if bits else 32

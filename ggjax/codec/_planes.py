@@ -52,7 +52,8 @@ def pack(numbers: Any, width: int) -> Any:
         else:
             part = n * bits // 8
             pieces = [
-                (plane[..., i * part : (i + 1) * part] & ((1 << bits) - 1)) << (i * bits) for i in range(8 // bits)
+                (plane[..., i * part : (i + 1) * part] & ((1 << bits) - 1)) << (i * bits)
+                for i in range(8 // bits)
             ]
             plane = functools.reduce(lambda a, b: a | b, pieces)
         out.append(plane.astype("uint8"))

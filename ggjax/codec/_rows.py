@@ -147,4 +147,4 @@ def _or_all(x: np.ndarray) -> np.ndarray:
 
 def _common_zeros(bits: np.ndarray, dtype: np.dtype) -> int:
     """The trailing zeros that all weights share: at most the mantissa's bits."""
-    return int(min(_keys.trailing_zeros(np.asarray(bits)), _keys.LOSSLESS[str(dtype)]))
+    return min(_keys.trailing_zeros(int(bits)), _keys.LOSSLESS[str(dtype)])

@@ -86,9 +86,10 @@ def sample(x: np.ndarray, size: int = SAMPLE) -> np.ndarray:
 
 
 def _bisect(finer_than_wanted: Callable[[float], bool], t: np.ndarray) -> float:
-    """The coarsest step that is still finer than wanted, to a relative 1e-4."""
-    high = float(np.log(4 * np.abs(t).max()))
-    low = high - 40.0
+    """The coarsest step that is still finer than wanted, to a relative 1e-4; at least 2^-24 of the largest weight,
+    where few distinct weights can never take the bits that are wanted."""
+    largest = float(np.log(np.abs(t).max()))
+    low, high = largest - 24 * float(np.log(2)), largest + float(np.log(4))
     while high - low > 1e-4:
         middle = 0.5 * (low + high)
         low, high = (middle, high) if finer_than_wanted(float(np.exp(middle))) else (low, middle)

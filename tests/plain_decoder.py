@@ -1,0 +1,275 @@
+"""A decoder of compressed checkpoints in plain NumPy, written from ``ggjax/codec/FORMAT.md`` alone.
+
+It shares no code with the package and imports nothing of it: where both give the same bits, the specification
+says all that a decoder needs. It expects a little-endian machine. The numbers in brackets are the sections of the specification.
+"""
+
+import base64
+import json
+import math
+import zlib
+from pathlib import Path
+
+import ml_dtypes  # noqa: F401  NumPy then knows bfloat16 by its name
+import numpy as np
+
+DTYPES = dict(
+    pair.split("=")
+    for pair in (
+        "BOOL=bool U8=uint8 I8=int8 U16=uint16 I16=int16 U32=uint32 I32=int32 U64=uint64 I64=int64 F16=float16 "
+        "BF16=bfloat16 F32=float32 F64=float64 C64=complex64 F8_E4M3=float8_e4m3fn F8_E5M2=float8_e5m2"
+    ).split()
+)
+PROBABILITY_BITS = 14
+CHUNK_TOKENS = 2**18
+LANE_TOKENS = 8192
+FINAL_STATE = 2**16
+RF8_NAN = 127
+RF8_FRACTIONS = np.array([-1 / 4, -1 / 8, -1 / 16, 0, 1 / 16, 1 / 8, 1 / 4, 1 / 2], np.float32)
+
+
+def check(condition, what):
+    if not condition:
+        raise ValueError(what)
+
+
+def decode_file(path) -> dict[str, np.ndarray]:
+    """Every leaf of a file, or of all the files of an index, by its name."""
+    path = Path(path)
+    files = [path]
+    if path.name.endswith(".safetensors.index.json"):
+        weight_map = json.loads(path.read_text())["weight_map"]
+        files = [path.parent / file for file in sorted(set(weight_map.values()))]
+    leaves, blocks = {}, {}
+    for file in files:
+        for name, description, weights in decode_tensors(file.read_bytes()):
+            if "leaf" in description:
+                start = description["start"]
+                check(name == f"{description['leaf']}@{','.join(map(str, start))}", f"{name}: name of a block")
+                key = description["leaf"], tuple(description["full"]), description["dtype"]
+                blocks.setdefault(key, []).append((start, weights))
+            else:
+                check(name not in leaves, f"{name}: twice")
+                leaves[name] = weights
+    for (name, full, _), parts in blocks.items():
+        check(name not in leaves, f"{name}: twice")
+        leaves[name] = join_blocks(name, full, parts)
+    return leaves
+
+
+def join_blocks(name, full, blocks):
+    """[7] The blocks must fill the leaf: as many elements as it has, and none written twice."""
+    check(sum(weights.size for _, weights in blocks) == math.prod(full), f"{name}: the blocks do not fill it")
+    leaf, written = np.empty(full, blocks[0][1].dtype), np.zeros(full, bool)
+    for start, weights in blocks:
+        check(len(start) == weights.ndim == len(full), f"{name}: number of axes of a block")
+        place = tuple(slice(a, a + n) for a, n in zip(start, weights.shape, strict=True))
+        check(min(start) >= 0 and leaf[place].shape == weights.shape, f"{name}: a block lies outside")
+        check(not written[place].any(), f"{name}: blocks overlap")
+        leaf[place], written[place] = weights, True
+    return leaf
+
+
+def decode_tensors(file):
+    """[1, 8] The name, the description and the weights of every tensor of a file."""
+    size = int.from_bytes(file[:8], "little")
+    check(len(file) >= 8 + size, "the header is cut off")
+    header = json.loads(file[8 : 8 + size])
+    metadata = header.pop("__metadata__")
+    check(set(metadata) == {"ggjax"}, "metadata: entries")
+    text = metadata["ggjax"]
+    check(text.isascii() and text.startswith('{"crc32":"'), "metadata: beginning")
+    crc = zlib.crc32((text[:10] + "00000000" + text[18:]).encode("ascii"))
+    check(text[10:18] == f"{crc:08x}", "metadata: CRC")
+    metadata = json.loads(text)
+    check(metadata["version"] == 1, "metadata: version")
+    check(header.keys() == metadata["tensors"].keys(), "metadata and header name different tensors")
+    tables = [read_table(base64.b64decode(table, validate=True)) for table in metadata["tables"]]
+
+    data = memoryview(file)[8 + size :]
+    end = 0
+    for _, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        check(entry["data_offsets"][0] == end <= entry["data_offsets"][1], "header: gap or overlap")
+        end = entry["data_offsets"][1]
+    check(end == len(data), "header: the offsets do not end where the file does")
+    for name, entry in header.items():
+        description = metadata["tensors"][name]
+        tensor = np.frombuffer(data[slice(*entry["data_offsets"])], np.uint8)
+        try:
+            yield name, description, decode_tensor(tensor, entry, description, tables)
+        except (ValueError, IndexError, KeyError) as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
+def decode_tensor(data, entry, description, tables):
+    dtype, shape = np.dtype(DTYPES[description["dtype"]]), description["shape"]
+    sections = [description.get("side", [0, 0]), *description["chunks"]]
+    check(sum(size for size, _ in sections) == data.size, "sizes of side section and chunks")
+    pieces, start = [], 0
+    for size, crc in sections:
+        pieces.append(data[start : start + size])
+        check(pieces[-1].size == size and zlib.crc32(pieces[-1]) == crc, "CRC of side section or chunk")
+        start += size
+    side, *chunks = pieces
+    if "kind" not in description:
+        check([entry["dtype"], entry["shape"]] == [description["dtype"], shape], "header and metadata differ")
+        check(len(chunks) == 1 and side.size == 0, "a tensor that is kept as it is has one chunk")
+        check(data.size == math.prod(shape) * dtype.itemsize, "size of a tensor that is kept as it is")
+        return data.view(dtype).reshape(shape).copy()
+
+    check([entry["dtype"], entry["shape"]] == ["U8", [data.size]], "header of a coded tensor")
+    parts, axis = description["parts"], description.get("axis")
+    rows, class_bytes = 1, 0
+    if axis is not None:
+        rows, class_bits = shape[axis], (len(parts) - 1).bit_length()
+        class_bytes = packed_size(rows, class_bits)
+    check((axis is None) == (len(parts) == 1) and axis in (None, 0, -1), "axis")
+    check(side.size == class_bytes + 4 * sum(part[5] for part in parts), "size of the side section")
+    check(sum(part[0] for part in parts) == math.prod(shape), "parts do not fill the shape")
+    check(len(chunks) == sum(-(-part[0] // CHUNK_TOKENS) for part in parts), "number of chunks")
+    exceptions = side[class_bytes:].view("<u4")
+    classes = np.zeros(1, np.uint32) if axis is None else unpack(side[:class_bytes], rows, class_bits)
+    check(classes.max(initial=0) < len(parts), "class of a row")
+
+    weights_of_parts = []
+    for k, (n, base, shift, zeros, table, exception_count) in enumerate(parts):
+        check(n * rows == np.count_nonzero(classes == k) * math.prod(shape), "size of a part")
+        tokens, raw = [], []
+        for chunk in range(0, n, CHUNK_TOKENS):
+            decode = decode_zstd if coder_of(description) == "zstd" else decode_rans
+            count = min(CHUNK_TOKENS, n - chunk)
+            data = chunks.pop(0)
+            coded_size = data.size - packed_size(count, shift)
+            check(coded_size >= 0, "size of a chunk")
+            tokens.append(decode(data[:coded_size], count, tables[table] if tables else None))
+            raw.append(unpack(data[coded_size:], count, shift))
+        own_exceptions, exceptions = np.split(exceptions, [exception_count])
+        keys = tokens_to_keys(np.concatenate(tokens), np.concatenate(raw), base, shift, own_exceptions)
+        weights_of_parts.append(keys_to_weights(keys, zeros, dtype, description))
+
+    if axis is None:
+        return weights_of_parts[0].reshape(shape)
+    weights = np.empty(shape, dtype)
+    weights_by_row = weights.reshape(rows, -1) if axis == 0 else weights.reshape(-1, rows).T
+    for k, part in enumerate(weights_of_parts):
+        weights_by_row[classes == k] = part.reshape(-1, weights_by_row.shape[1])
+    return weights
+
+
+def coder_of(description):
+    coder = description.get("coder", "rans")
+    check(coder in ("rans", "zstd"), "coder")
+    return coder
+
+
+def tokens_to_keys(tokens, raw, base, shift, exceptions):
+    """[2] The keys of a part, modulo 2^32."""
+    keys = ((base + ((tokens.astype(np.int64) - 1) << shift) + raw) & 0xFFFFFFFF).astype(np.uint32)
+    check(np.count_nonzero(tokens == 0) == exceptions.size, "number of exceptions")
+    keys[tokens == 0] = exceptions
+    return keys
+
+
+def keys_to_weights(keys, zeros, dtype, description):
+    """[3] The weights of a part."""
+    kind = description["kind"]
+    if kind == "uniform":
+        levels = keys.view(np.int32)
+        with np.errstate(over="ignore", under="ignore"):
+            values = levels.astype(np.float32) * np.float32(description["step"])
+            if "centroids" in description:
+                centroids = np.array([0, *description["centroids"]], np.float32)
+                index = np.minimum(np.abs(levels.astype(np.int64)), centroids.size - 1)
+                values = np.where(levels == 0, values, values + np.copysign(1, values) * centroids[index])
+            if dtype == np.float16:
+                values = np.clip(values, -65504, 65504)
+            return values.astype(dtype)
+    if kind == "lossless":
+        bits = 8 * dtype.itemsize
+        patterns = ((keys & 1) << (bits - 1)) | ((keys >> 1) << zeros)
+        return patterns.astype(f"<u{dtype.itemsize}").view(dtype)
+    check(kind == "rf8", "kind")
+    magnitude, negative = (keys + 1) >> 1, (keys + 1) & 1
+    check(magnitude.max(initial=0) < 128, "a code of more than 8 bits")
+    exponent = description["exponent"]
+    check(-125 <= exponent <= 113 or exponent == RF8_NAN, "exponent")
+    if exponent == RF8_NAN:
+        return np.full(keys.shape, np.nan, dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        values = np.ldexp(1 + RF8_FRACTIONS[magnitude & 7], (magnitude >> 3).astype(np.int32) + exponent)
+        return np.where(keys == 0, np.float32(0), np.where(negative, -values, values)).astype(dtype)
+
+
+def read_table(data):
+    """[4] The frequencies of the 256 tokens."""
+    first, last, order = data[:3]
+    bits = "".join(f"{byte:08b}" for byte in data[3:])
+    frequencies, frequency, start = np.zeros(256, np.int64), 0, 0
+    for token in range(first, last + 1):
+        zeros = bits.index("1", start) - start
+        end = start + 2 * zeros + 1 + order
+        number = int(bits[start + zeros : end], 2) - 2**order
+        frequency += (number + 1) // 2 if number % 2 else -number // 2
+        frequencies[token], start = frequency, end
+    check(len(bits) - 8 < start <= len(bits) and "1" not in bits[start:], "end of a table")
+    check(frequencies.min() >= 0 and frequencies.sum() == 2**PROBABILITY_BITS, "frequencies of a table")
+    return frequencies
+
+
+def decode_rans(data, count, frequencies):
+    """[5] The tokens of a chunk: one step decodes one token of every lane."""
+    lanes = min(32, -(-count // LANE_TOKENS))
+    check(data.size >= 6 * lanes, "size of a chunk")
+    states = data[: 4 * lanes].view("<u4").astype(np.uint32)
+    ends = np.cumsum(data[4 * lanes : 6 * lanes].view("<u2"), dtype=np.int64)
+    check(data.size == 6 * lanes + 2 * ends[-1], "size of a chunk")
+    words = np.append(data[6 * lanes :].view("<u2").astype(np.uint32), np.uint32(0))
+    positions = np.append(0, ends[:-1])
+
+    token_of = np.repeat(np.arange(256, dtype=np.uint8), frequencies)  # by slot, as the two below
+    frequency_of = frequencies[token_of].astype(np.uint32)
+    first_slot = np.cumsum(frequencies) - frequencies
+    remainder_of = (np.arange(token_of.size) - first_slot[token_of]).astype(np.uint32)
+    tokens = np.empty(count, np.uint8)
+    for i in range(0, count, lanes):
+        x = states[: count - i]
+        slots = x & (2**PROBABILITY_BITS - 1)
+        tokens[i : i + lanes] = token_of[slots]
+        x[:] = frequency_of[slots] * (x >> PROBABILITY_BITS) + remainder_of[slots]
+        low = np.flatnonzero(x < FINAL_STATE)
+        x[low] = (x[low] << 16) | words.take(positions[low], mode="clip")
+        positions[low] += 1
+    check((states == FINAL_STATE).all() and (positions == ends).all(), "end of a lane")
+    return tokens
+
+
+def decode_zstd(data, count, _):
+    """[5] The tokens of a chunk that is one Zstandard frame."""
+    import zstandard
+
+    decoder = zstandard.ZstdDecompressor().decompressobj()
+    frame = data.tobytes()
+    check(zstandard.frame_content_size(frame) in (-1, count), "size of a Zstandard frame")
+    tokens = np.frombuffer(decoder.decompress(frame), np.uint8)
+    check(decoder.eof and not decoder.unused_data and tokens.size == count, "Zstandard frame")
+    return tokens
+
+
+def packed_size(count, width):
+    return -(-count // 16) * 16 * width // 8
+
+
+def unpack(data, count, width):
+    """[6] Numbers of a width in bits."""
+    padded = -(-count // 16) * 16
+    numbers, done = np.zeros(padded, np.uint32), 0
+    for bits in (16, 8, 4, 2, 1):
+        if width & bits:
+            plane, data = np.split(data, [padded * bits // 8])
+            if bits == 16:
+                plane = plane.view("<u2")
+            else:
+                plane = np.concatenate([(plane >> i) & (2**bits - 1) for i in range(0, 8, bits)])
+            numbers |= plane.astype(np.uint32) << done
+            done += bits
+    return numbers[:count]
