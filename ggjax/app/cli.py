@@ -43,8 +43,9 @@ Print every tensor of a compressed checkpoint: dtype, shape, kind of coding, ste
 VERIFY = """\
 Check every CRC-32 of a compressed checkpoint and decode all of it. Exit code 0 if all is well, 2 if not."""
 STATS = """\
-Print, for every floating tensor of a checkpoint, the shape nu and the standard deviation of its weights, and, at a
-step (a quarter of the standard deviation unless one is given), their entropy and the signal-to-noise ratio."""
+Print, for every floating tensor of a checkpoint, the shape nu and the standard deviation of its weights,
+and, at a step (a quarter of the standard deviation unless one is given), their entropy and the
+signal-to-noise ratio."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

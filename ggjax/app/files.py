@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,9 @@ def stats(args: argparse.Namespace) -> int:
         rows.append((r["name"], f"{r['size']:,}", *numbers, f"{r['gg']:.3f}", f"{r['snr_db']:.2f}"))
     print(_table(rows, left=1))
     n = max(sum(r["size"] for r in found), 1)
-    print(f"{len(found)} tensors, {n:,} parameters, {sum(r['size'] * r['entropy'] for r in found) / n:.3f} bits each "
-          "by entropy (gg: by the fitted law; both in bits per parameter)")  # fmt: skip
+    mean = sum(r["size"] * r["entropy"] for r in found) / n
+    print(f"{len(found)} tensors, {n:,} parameters, {mean:.3f} bits each by entropy")
+    print("(entropy and gg, that of the fitted law, in bits per parameter)")
     return 0
 
 
@@ -224,22 +225,18 @@ def _regex(option: str, text: str) -> re.Pattern[str]:
 def _report(
     args: argparse.Namespace, pairs: list[tuple[Path, Path]], taken: list[int], index: Path | None
 ) -> None:
-    rows = []
-    for (source, target), nbytes in zip(pairs, taken, strict=True):
-        before = os.path.getsize(source)
-        rows.append(
-            {"input": str(source), "output": str(target), "input_bytes": before, "output_bytes": nbytes}
-        )
+    dry = getattr(args, "dry_run", False)
+    sizes = [os.path.getsize(source) for source, _ in pairs]
     if args.json:
+        keys = ("input", "output", "input_bytes", "output_bytes")
+        rows = [(str(s), str(t), *n) for (s, t), *n in zip(pairs, sizes, taken, strict=True)]
         extra = {"index": str(index)} if index else {}
-        print(json.dumps({"files": rows, "dry_run": getattr(args, "dry_run", False), **extra}))
+        print(json.dumps({"files": [dict(zip(keys, r, strict=True)) for r in rows], "dry_run": dry, **extra}))
     elif not args.quiet:
-        for r in rows:
-            share = r["output_bytes"] / max(r["input_bytes"], 1)
-            verb = "would write" if getattr(args, "dry_run", False) else "wrote"
-            print(
-                f"{verb} {r['output']}: {r['output_bytes']:,} bytes, {100 * share:.1f} % of {r['input_bytes']:,}"
-            )
+        verb = "would write" if dry else "wrote"
+        for (_, target), before, after in zip(pairs, sizes, taken, strict=True):
+            share = 100 * after / max(before, 1)
+            print(f"{verb} {target}: {after:,} bytes, {share:.1f} % of {before:,}")
 
 
 @contextmanager
@@ -279,7 +276,7 @@ def _plain_bytes(path: Path) -> int:
     )
 
 
-def _table(rows: list[tuple[str, ...]], left: int) -> str:
+def _table(rows: Sequence[tuple[str, ...]], left: int) -> str:
     """Aligned columns, the first ones to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

@@ -59,7 +59,8 @@ class Coded:
 
     Chunks stand in order, part by part; lanes in order within a chunk.
 
-    - words: uint16, the words of all lanes, one lane after another (with coder "zstd": uint8, one frame a chunk)
+    - words: uint16, the words of all lanes, one lane after another (with coder "zstd": uint8, one frame a
+      chunk)
     - states: uint32 (lanes,), where each lane's decoder starts ("zstd": empty)
     - counts: uint16 (lanes,), the words of each lane ("zstd": uint32 (chunks,), the bytes of each frame)
     - raw: uint8, the raw bits of all chunks

@@ -115,15 +115,16 @@ def compress(
         for fewer bits at a higher error.
       centroids: decode a level to the mean of the weights that it stands for instead of to the middle of its
         range: a lower error for a few bytes.
-      coder: "rans", which decodes on any device, or "zstd" (extra ``zstd``), faster on a CPU and a little larger.
+      coder: "rans", which decodes on any device, or "zstd" (extra ``zstd``), faster on a CPU and a little
+        larger.
       mask: tree of bools, prefix of one, or a function from params to one; None for all floating leaves.
 
     Returns:
       A ``Compressed`` tree; its ``nbytes`` and ``bits`` tell what it takes.
 
     Raises:
-      ValueError: none or several of the six, one that is not positive, a bad dead_zone or coder, a mask that does
-        not fit, a NaN or infinite weight unless lossless, weights beyond 2^31 steps, a traced leaf.
+      ValueError: none or several of the six, one that is not positive, a bad dead_zone or coder, a mask that
+        does not fit, a NaN or infinite weight unless lossless, weights beyond 2^31 steps, a traced leaf.
       ImportError: coder "zstd" without the library.
 
     >>> w = jnp.linspace(-1, 1, 5000)
@@ -155,8 +156,8 @@ def decompress(compressed: Any, *, keep_rf8: bool = False) -> Any:
       keep_rf8: give RF8 leaves as ``rf8.RF8Array`` instead of in their own dtype.
 
     Returns:
-      A tree of ``jax.Array`` in place of the coded leaves, with their shapes and dtypes, sharded as the leaves that
-      were compressed; the other leaves as they are.
+      A tree of ``jax.Array`` in place of the coded leaves, with their shapes and dtypes, sharded as the
+      leaves that were compressed; the other leaves as they are.
 
     Raises:
       ValueError: streams that no encoder wrote (outside jit), or an array coded by "zstd" under jit.
@@ -276,8 +277,8 @@ def checked_step(name: str, blocks: list[np.ndarray], given: Options) -> np.floa
     largest = max((max(abs(float(b.max())), abs(float(b.min()))) for b in blocks if b.size), default=0.0)
     if largest / float(step) >= 2.0**31 - 128:
         raise ValueError(
-            f"leaf {name!r}: its largest weight is {largest:.4g}, {largest / float(step):.4g} steps of {step:.4g}, "
-            "expected fewer than 2^31: take a larger step"
+            f"leaf {name!r}: its largest weight is {largest:.4g}, {largest / float(step):.4g} steps of "
+            f"{step:.4g}, expected fewer than 2^31: take a larger step"
         )
     return step
 

@@ -58,7 +58,7 @@ def arrays(coded: Sequence[Coded], wheres: Sequence[str] | None = None) -> list[
     Raises:
       Damaged: a stream does not decode to what its encoder must have read.
     """
-    hosts = [Coded(*(np.asarray(s) for s in _streams(c)), c.meta) for c in coded]
+    hosts = [Coded(*map(np.asarray, _streams(c)), meta=c.meta) for c in coded]
     wheres = [f"array {i}" for i in range(len(hosts))] if wheres is None else wheres
     for c, where in zip(hosts, wheres, strict=True):
         check(c.meta, c, where)

@@ -19,7 +19,8 @@ BATCH = 32
 _GROUP = 16
 """Chunks that are turned into tokens at a time, at most."""
 
-_T, _R = TypeVar("_T"), TypeVar("_R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Tokens(NamedTuple):

@@ -78,7 +78,8 @@ def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
       The bytes of the file.
 
     Raises:
-      ValueError, TypeError: as ``compress``; options with a tree that is compressed already; two leaves of one name.
+      ValueError, TypeError: as ``compress``; options with a tree that is compressed already; two leaves of
+        one name.
       OSError: the file cannot be written. The old file, if any, is then as it was.
 
     >>> import tempfile, os, jax.numpy as jnp
@@ -165,10 +166,11 @@ def load_file(
 
     Args:
       path: a file, or the ``.safetensors.index.json`` of a checkpoint in several files.
-      like: a tree of arrays or of ``jax.ShapeDtypeStruct``: the result has its structure, and every leaf must be
-        in the file with the same shape and dtype. None gives nested dicts, split at the slashes of the names.
-      sharding: where to put the leaves: one ``jax.sharding.Sharding`` (or device) for all, or a tree of them like
-        ``like``. None takes those of the structs of ``like``, where they have one.
+      like: a tree of arrays or of ``jax.ShapeDtypeStruct``: the result has its structure, and every leaf
+        must be in the file with the same shape and dtype. None gives nested dicts, split at the slashes of
+        the names.
+      sharding: where to put the leaves: one ``jax.sharding.Sharding`` (or device) for all, or a tree of them
+        like ``like``. None takes those of the structs of ``like``, where they have one.
       mask: only the leaves whose name it is true of; not with ``like``.
 
     Returns:
@@ -355,7 +357,7 @@ def _read(s: _Source) -> Any:
     if s.stored is None:
         return _safetensors.as_array(data, s.entry.dtype, s.entry.shape)
     if s.stored.meta is None:
-        if zlib.crc32(data) != s.stored.chunks[0].crc:
+        if _safetensors.crc32(data) != s.stored.chunks[0].crc:
             raise FormatError(f"{where}: its CRC-32 does not fit")
         return _safetensors.as_array(data, s.stored.dtype, s.stored.shape)
     return _format.parse(where, s.stored, data, s.tables)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ggjax.codec import _coded, _keys, _models, _planes, _rans, _tokens
 from ggjax.codec._coded import Coded, Meta, Part
-from ggjax.codec._safetensors import DTYPES, Entry, FormatError, Header, as_bytes, is_count
+from ggjax.codec._safetensors import DTYPES, Entry, FormatError, Header, as_bytes, crc32, is_count
 
 VERSION = 1
 KEY = "ggjax"
@@ -168,7 +168,7 @@ def load(path: Any, header: Header) -> Metadata:
         stored = {name: _stored(name, t, tables) for name, t in body["tensors"].items()}
     except _Wrong as e:
         raise FormatError(f"{where}: {e}") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as e:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e:
         raise FormatError(f"{where}: tables and tensors expected: {e}") from None
     if not isinstance(original, dict) or not all(isinstance(v, str) for v in original.values()):
         raise FormatError(f"{where}: original does not map strings to strings")
@@ -197,7 +197,7 @@ def _stored(name: str, t: Any, tables: list[np.ndarray]) -> Stored:
     _need(isinstance(dtype, str) and dtype in DTYPES, f"{where}: unknown dtype {dtype!r:.50}")
     _need(_counts(shape), f"{where}: shape must be whole numbers, got {shape!r:.100}")
     _need(math.prod(shape) < 1 << 62, f"{where}: shape {shape!r:.100} is too large")
-    pieces = t.get("chunks")
+    pieces: Any = t.get("chunks")
     _need(
         isinstance(pieces, list) and all(map(_is_piece, pieces)),
         f"{where}: chunks must be [bytes, crc32] pairs",
@@ -253,7 +253,7 @@ def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tab
     floating = bool(jnp.issubdtype(DTYPES[dtype], jnp.floating))
     _need(floating, f"{where}: kind {kind} needs a floating dtype, got {dtype}")
     _need(kind != "lossless" or name in _keys.LOSSLESS, f"{where}: no lossless kind of {dtype}")
-    parts = t.get("parts")
+    parts: Any = t.get("parts")
     listed = isinstance(parts, list) and 1 <= len(parts) <= MAX_PARTS
     _need(listed and all(map(_is_part, parts)), f"{where}: parts must be lists of six numbers")
     parts = tuple(Part(size, base % (1 << 32), *rest) for size, base, *rest in parts)
@@ -267,11 +267,11 @@ def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tab
         _need(len(parts) == 1, f"{where}: {len(parts)} parts without an axis")
     else:
         _need(type(axis) is int and axis in (0, -1) and len(shape) >= 2, f"{where}: bad axis {axis!r:.50}")
-    step, centroids, exponent = 0.0, (), 0
+    step, exponent = 0.0, 0
+    centroids: Any = ()
     if kind == "uniform":
-        step = t.get("step")
-        _need(type(step) in (int, float), f"{where}: step must be a number")
-        step = float(step)
+        _need(type(t.get("step")) in (int, float), f"{where}: step must be a number")
+        step = float(t["step"])
         _need(2.0**-126 <= step < 2.0**128, f"{where}: step must be a positive float32, got {step!r}")
         _need(
             float(str(np.float32(step))) == step, f"{where}: step {step!r} is no float32 in its shortest form"
@@ -282,7 +282,7 @@ def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tab
         _need(numbers, f"{where}: centroids must be up to 255 float32 numbers")
         centroids = tuple(float(c) for c in centroids)
     if kind == "rf8":
-        exponent = t.get("exponent")
+        exponent = t.get("exponent", 1000)
         _need(type(exponent) is int and -125 <= exponent <= 127, f"{where}: bad exponent {exponent!r:.50}")
     return Meta(shape, name, kind, parts, step, centroids, exponent, axis, coder)
 
@@ -342,7 +342,7 @@ def parse(where: str, s: Stored, data: np.ndarray, tables: list[np.ndarray]) -> 
     """
     meta = s.meta
     assert meta is not None
-    if zlib.crc32(data[: s.side.nbytes]) != s.side.crc:
+    if crc32(data[: s.side.nbytes]) != s.side.crc:
         raise FormatError(f"{where}: the CRC-32 of its side section does not fit")
     rows = meta.shape[meta.axis] if meta.axis is not None else 0
     split = _planes.nbytes(rows, meta.class_bits)
@@ -352,7 +352,7 @@ def parse(where: str, s: Stored, data: np.ndarray, tables: list[np.ndarray]) -> 
     for i, (n, shift, c) in enumerate(zip(*_chunk_shapes(meta), s.chunks, strict=True)):
         piece = data[place : place + c.nbytes]
         place += c.nbytes
-        if zlib.crc32(piece) != c.crc:
+        if crc32(piece) != c.crc:
             raise FormatError(f"{where}: the CRC-32 of chunk {i} does not fit")
         end = c.nbytes - _coded.raw_bytes(n, shift)
         if meta.coder == "rans":

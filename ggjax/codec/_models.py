@@ -64,9 +64,9 @@ def pack(table: np.ndarray) -> bytes:
     """A table as bytes.
 
     Three bytes, the first and the last token in use and an order k; then, bit by bit from the top of each byte,
-    the frequency of each token from the first to the last, as its difference from the one before (from 0 at first)
-    in exponential Golomb code of order k, with 0, 1, -1, 2, ... numbered 0, 1, 2, 3, ...; zeros fill the last byte.
-    The order is that of the fewest bits.
+    the frequency of each token from the first to the last, as its difference from the one before (from 0 at
+    first) in exponential Golomb code of order k, with 0, 1, -1, 2, ... numbered 0, 1, 2, 3, ...; zeros fill
+    the last byte. The order is that of the fewest bits.
     """
     used = np.flatnonzero(table)
     low, high = int(used[0]), int(used[-1])

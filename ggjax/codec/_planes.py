@@ -1,9 +1,9 @@
 """Raw bits: numbers of a fixed width below 32 bits, side by side without a gap.
 
 The width is split into powers of two, 16 + 8 + 4 + 2 + 1 bits, the lowest bits of the numbers in the largest
-plane. In a plane of w bits, n numbers (n a multiple of 16, after zeros at the end) take n w / 8 bytes: 8 bits are
-a byte, 16 two bytes (the low one first), and of fewer bits 8/w numbers share a byte, number j of the i-th part
-of n w / 8 numbers in bits i w to i w + w - 1 of byte j.
+plane. In a plane of w bits, n numbers (n a multiple of 16, after zeros at the end) take n w / 8 bytes: 8
+bits are a byte, 16 two bytes (the low one first), and of fewer bits 8/w numbers share a byte, number j of
+the i-th part of n w / 8 numbers in bits i w to i w + w - 1 of byte j.
 """
 
 import functools

@@ -121,8 +121,8 @@ def decode(
       rows: of the result.
 
     Returns:
-      (tokens uint8 (rows, lanes), whether each lane ended as it should, bool (lanes,)). Rows from a lane's length
-      on hold anything.
+      (tokens uint8 (rows, lanes), whether each lane ended as it should, bool (lanes,)). Rows from a lane's
+      length on hold anything.
     """
     last = jnp.cumsum(counts)
     row = models.astype(_u32) * TOTAL

@@ -9,7 +9,7 @@ In the lossless kind rows also differ in how many bits at their end are zero: ro
 kept as float32 have 13 such bits, which need not be stored.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -141,10 +141,10 @@ def _bits(x: np.ndarray) -> np.ndarray:
     return x.view(f"u{x.dtype.itemsize}")
 
 
-def _or_all(x: np.ndarray) -> np.ndarray:
+def _or_all(x: np.ndarray) -> Any:
     return np.bitwise_or.reduce(_bits(np.ascontiguousarray(x)).reshape(-1)) if x.size else np.uint32(0)
 
 
-def _common_zeros(bits: np.ndarray, dtype: np.dtype) -> int:
+def _common_zeros(bits: Any, dtype: np.dtype) -> int:
     """The trailing zeros that all weights share: at most the mantissa's bits."""
     return min(_keys.trailing_zeros(int(bits)), _keys.LOSSLESS[str(dtype)])

@@ -1,4 +1,5 @@
-"""Safetensors files in pieces: a header that is checked before anything else, tensors read and written one by one.
+"""Safetensors files in pieces: a header that is checked before anything else, tensors read and written one
+by one.
 
 The safetensors library writes from one dict of everything and cannot read some dtypes (the 8-bit floats) into
 NumPy; a checkpoint that is larger than the memory needs neither of both. The layout is that of
@@ -11,6 +12,7 @@ import math
 import os
 import shutil
 import struct
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,7 +147,12 @@ def as_array(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray
 
 def as_bytes(x: np.ndarray) -> memoryview:
     """The bytes of an array (little-endian, C order), without a copy where it is contiguous."""
-    return memoryview(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(x).reshape(-1).view(np.uint8).data
+
+
+def crc32(data: np.ndarray) -> int:
+    """The CRC-32 of bytes, that of zlib and PNG."""
+    return zlib.crc32(data.data)
 
 
 class Tensor(NamedTuple):

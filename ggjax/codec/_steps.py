@@ -32,8 +32,8 @@ def check(want: Want) -> None:
 def choose(blocks: Sequence[np.ndarray], want: Want) -> np.float32:
     """The step for a leaf in one or more blocks, a positive float32.
 
-    ``bits`` and ``snr_db`` are met on a sample of up to 2^18 weights, spread over the leaf; a leaf of equal or of
-    no weights, where neither has a meaning, gets a step of its largest weight (or 1).
+    ``bits`` and ``snr_db`` are met on a sample of up to 2^18 weights, spread over the leaf; a leaf of equal
+    or of no weights, where neither has a meaning, gets a step of its largest weight (or 1).
 
     Args:
       blocks: finite weights, any shapes.
@@ -57,11 +57,12 @@ def choose(blocks: Sequence[np.ndarray], want: Want) -> np.float32:
         return _usable(step * 2.0 ** (bits - want.bits))
     power = float(np.mean(t * t))
     noise = power * 10 ** (-want.snr_db / 10)  # type: ignore[operator]
-    return _usable(_bisect(lambda s: np.mean((t - np.rint(t / s) * s) ** 2) < noise, t))
+    return _usable(_bisect(lambda s: float(np.mean((t - np.rint(t / s) * s) ** 2)) < noise, t))
 
 
 def centroids(blocks: Sequence[np.ndarray], step: np.float32, dead_zone: float) -> tuple[float, ...]:
-    """How far the mean |w| of the weights of level q lies from |q| step, for |q| = 1, ..., 15 (the last: and more).
+    """How far the mean |w| of the weights of level q lies from |q| step, for |q| = 1, ..., 15 (the last: and
+    more).
 
     By a sample, as ``choose``; 0 for levels that fewer than 16 weights of it have.
     """
@@ -86,8 +87,10 @@ def sample(x: np.ndarray, size: int = SAMPLE) -> np.ndarray:
 
 
 def _bisect(finer_than_wanted: Callable[[float], bool], t: np.ndarray) -> float:
-    """The coarsest step that is still finer than wanted, to a relative 1e-4; at least 2^-24 of the largest weight,
-    where few distinct weights can never take the bits that are wanted."""
+    """The coarsest step that is still finer than wanted, to a relative 1e-4.
+
+    At least 2^-24 of the largest weight: a few distinct weights never take the bits that are wanted.
+    """
     largest = float(np.log(np.abs(t).max()))
     low, high = largest - 24 * float(np.log(2)), largest + float(np.log(4))
     while high - low > 1e-4:

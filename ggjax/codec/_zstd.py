@@ -1,4 +1,4 @@
-"""Coder "zstd": tokens through the zstandard library, a frame a chunk. For a CPU in a hurry; decodes on the host."""
+"""Coder "zstd": tokens through the zstandard library, a frame a chunk; it decodes on the host."""
 
 import itertools
 from typing import Any
