@@ -1,7 +1,7 @@
 """A decoder of compressed checkpoints in plain NumPy, written from ``ggjax/codec/FORMAT.md`` alone.
 
 It shares no code with the package and imports nothing of it: where both give the same bits, the specification
-says all that a decoder needs. It expects a little-endian machine. The numbers in brackets are the sections of the specification.
+says all that a decoder needs. The numbers in brackets are its sections. The machine must be little-endian.
 """
 
 import base64

@@ -102,7 +102,7 @@ def stats(args: argparse.Namespace) -> int:
     found: list[dict[str, Any]] = []
     files = _file.files_of(args.input)
     with _bar(files, args, "measuring") as progress:
-        leaves = _file.leaves_of(args.input)
+        leaves = _file.leaves_of(args.input, plain=True)
         for name, x in _file.load_leaves(leaves, leaves):
             if select(name) and np.size(x) and _compress.codable(x, "uniform") and _floating(x):
                 found.append(_stats_of(name, x, want))

@@ -145,6 +145,11 @@ def _scalars(meta: Meta, zeros: int) -> tuple[np.uint32, np.float32, np.ndarray]
     return np.uint32(zeros), np.float32(meta.step), np.array(meta.centroids, np.float32)
 
 
+def _dtype(meta: Meta) -> str:
+    """The dtype of the weights as JAX has it: float32 for float64, unless 64 bits are enabled."""
+    return str(jax.dtypes.canonicalize_dtype(meta.dtype))
+
+
 def _array(c: Coded, tokens: list[np.ndarray], where: str) -> np.ndarray:
     meta = c.meta
     dtype = np.dtype(np.uint8) if meta.kind == "rf8" else np.dtype(jnp.dtype(meta.dtype))
@@ -215,7 +220,7 @@ def _detokenize(meta: Meta, p: _coded.Part, token: np.ndarray, raw: np.ndarray |
         bits = np.zeros(number, np.uint32)
         bits[: len(raw)] = raw
     window = np.uint32(p.base), np.uint32(p.shift)
-    x = _tokens.detokenize(padded, bits, *window, *_scalars(meta, p.zeros), kind=meta.kind, dtype=meta.dtype)
+    x = _tokens.detokenize(padded, bits, *window, *_scalars(meta, p.zeros), kind=meta.kind, dtype=_dtype(meta))
     return np.array(np.asarray(x)[: len(token)])
 
 
@@ -224,7 +229,7 @@ def _values(meta: Meta, p: _coded.Part, keys: np.ndarray) -> np.ndarray:
     number = max(bucket(len(keys)), 1 << 12)
     padded = np.zeros(number, np.uint32)
     padded[: len(keys)] = keys
-    x = _tokens.values(padded, *_scalars(meta, p.zeros), kind=meta.kind, dtype=meta.dtype)
+    x = _tokens.values(padded, *_scalars(meta, p.zeros), kind=meta.kind, dtype=_dtype(meta))
     return np.asarray(x)[: len(keys)]
 
 
@@ -285,7 +290,7 @@ def traced(c: Coded) -> jax.Array:
             keys = keys.at[where].set(exceptions[key : key + p.exceptions], mode="drop")
             key += p.exceptions
         zeros, step, centroids = map(jnp.asarray, _scalars(meta, p.zeros))
-        parts.append(_keys.values_of(keys, meta.kind, meta.dtype, step, centroids, zeros))
+        parts.append(_keys.values_of(keys, meta.kind, _dtype(meta), step, centroids, zeros))
     if meta.axis is None:
         return parts[0].reshape(meta.shape)
     length = meta.size // meta.shape[meta.axis]

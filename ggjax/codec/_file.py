@@ -162,7 +162,7 @@ def load_file(
     *,
     mask: Callable[[str], bool] | None = None,
 ) -> Any:
-    """Read a compressed checkpoint, or a plain safetensors one, tensor by tensor.
+    """Read a compressed checkpoint, tensor by tensor.
 
     Args:
       path: a file, or the ``.safetensors.index.json`` of a checkpoint in several files.
@@ -246,12 +246,15 @@ class _Source(NamedTuple):
     name: str  # of the tensor
 
 
-def leaves_of(path: str | os.PathLike[str]) -> dict[str, list[_Source]]:
-    """The blocks of every leaf of a checkpoint."""
+def leaves_of(path: str | os.PathLike[str], plain: bool = False) -> dict[str, list[_Source]]:
+    """The blocks of every leaf of a compressed checkpoint; of a plain one too, if ``plain``.
+
+    (A damaged file may look like a plain one: that is why this has to be said.)
+    """
     leaves: dict[str, list[_Source]] = {}
     for file in files_of(path):
         header = _safetensors.read_header(file)
-        meta = _format.load(file, header) if _format.is_compressed(header) else None
+        meta = None if plain and not _format.is_compressed(header) else _format.load(file, header)
         for name, entry in header.entries.items():
             stored = meta.tensors[name] if meta else None
             source = _Source(file, entry, stored, meta.tables if meta else [], name)
