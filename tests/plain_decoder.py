@@ -75,8 +75,8 @@ def decode_tensors(file):
     size = int.from_bytes(file[:8], "little")
     check(len(file) >= 8 + size, "the header is cut off")
     header = json.loads(file[8 : 8 + size])
-    metadata = header.pop("__metadata__")
-    check(set(metadata) == {"ggjax"}, "metadata: entries")
+    metadata = header.pop("__metadata__", {})
+    check(metadata.keys() == {"ggjax"}, "metadata: entries")
     text = metadata["ggjax"]
     check(text.isascii() and text.startswith('{"crc32":"'), "metadata: beginning")
     crc = zlib.crc32((text[:10] + "00000000" + text[18:]).encode("ascii"))
@@ -86,8 +86,9 @@ def decode_tensors(file):
     check(header.keys() == metadata["tensors"].keys(), "metadata and header name different tensors")
     tables = [read_table(base64.b64decode(table, validate=True)) for table in metadata["tables"]]
 
-    data = memoryview(file)[8 + size :]
-    end = 0
+    entry_keys = {"dtype", "shape", "data_offsets"}
+    check(all(entry.keys() == entry_keys for entry in header.values()), "header: entries")
+    data, end = memoryview(file)[8 + size :], 0
     for _, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         check(entry["data_offsets"][0] == end <= entry["data_offsets"][1], "header: gap or overlap")
         end = entry["data_offsets"][1]
