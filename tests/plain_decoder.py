@@ -17,7 +17,8 @@ DTYPES = dict(
     pair.split("=")
     for pair in (
         "BOOL=bool U8=uint8 I8=int8 U16=uint16 I16=int16 U32=uint32 I32=int32 U64=uint64 I64=int64 F16=float16 "
-        "BF16=bfloat16 F32=float32 F64=float64 C64=complex64 F8_E4M3=float8_e4m3fn F8_E5M2=float8_e5m2"
+        "BF16=bfloat16 F32=float32 F64=float64 C64=complex64 F8_E4M3=float8_e4m3fn F8_E5M2=float8_e5m2 "
+        "F8_E8M0=float8_e8m0fnu"
     ).split()
 )
 PROBABILITY_BITS = 14
@@ -103,6 +104,7 @@ def decode_tensors(file):
 
 
 def decode_tensor(data, entry, description, tables):
+    """[1, 8] Cut the bytes of a tensor into its sections, check these, and decode them."""
     dtype, shape = np.dtype(DTYPES[description["dtype"]]), description["shape"]
     sections = [description.get("side", [0, 0]), *description["chunks"]]
     check(sum(size for size, _ in sections) == data.size, "sizes of side section and chunks")
@@ -117,9 +119,13 @@ def decode_tensor(data, entry, description, tables):
         check(len(chunks) == 1 and side.size == 0, "a tensor that is kept as it is has one chunk")
         check(data.size == math.prod(shape) * dtype.itemsize, "size of a tensor that is kept as it is")
         return data.view(dtype).reshape(shape).copy()
-
     check([entry["dtype"], entry["shape"]] == ["U8", [data.size]], "header of a coded tensor")
-    parts, axis = description["parts"], description.get("axis")
+    return decode_sections(side, chunks, dtype, description, tables)
+
+
+def decode_sections(side, chunks, dtype, description, tables):
+    """[2] The weights of a coded tensor."""
+    shape, parts, axis = description["shape"], description["parts"], description.get("axis")
     rows, class_bytes = 1, 0
     if axis is not None:
         rows, class_bits = shape[axis], (len(parts) - 1).bit_length()
@@ -132,17 +138,16 @@ def decode_tensor(data, entry, description, tables):
     classes = np.zeros(1, np.uint32) if axis is None else unpack(side[:class_bytes], rows, class_bits)
     check(classes.max(initial=0) < len(parts), "class of a row")
 
+    decode_tokens = {"rans": decode_rans, "zstd": decode_zstd}[description.get("coder", "rans")]
     weights_of_parts = []
     for k, (n, base, shift, zeros, table, exception_count) in enumerate(parts):
         check(n * rows == np.count_nonzero(classes == k) * math.prod(shape), "size of a part")
         tokens, raw = [], []
         for chunk in range(0, n, CHUNK_TOKENS):
-            decode = decode_zstd if coder_of(description) == "zstd" else decode_rans
-            count = min(CHUNK_TOKENS, n - chunk)
-            data = chunks.pop(0)
+            data, count = chunks.pop(0), min(CHUNK_TOKENS, n - chunk)
             coded_size = data.size - packed_size(count, shift)
             check(coded_size >= 0, "size of a chunk")
-            tokens.append(decode(data[:coded_size], count, tables[table] if tables else None))
+            tokens.append(decode_tokens(data[:coded_size], count, tables[table] if tables else None))
             raw.append(unpack(data[coded_size:], count, shift))
         own_exceptions, exceptions = np.split(exceptions, [exception_count])
         keys = tokens_to_keys(np.concatenate(tokens), np.concatenate(raw), base, shift, own_exceptions)
@@ -155,12 +160,6 @@ def decode_tensor(data, entry, description, tables):
     for k, part in enumerate(weights_of_parts):
         weights_by_row[classes == k] = part.reshape(-1, weights_by_row.shape[1])
     return weights
-
-
-def coder_of(description):
-    coder = description.get("coder", "rans")
-    check(coder in ("rans", "zstd"), "coder")
-    return coder
 
 
 def tokens_to_keys(tokens, raw, base, shift, exceptions):

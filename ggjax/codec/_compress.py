@@ -270,11 +270,13 @@ def _tokens_of(x: np.ndarray, step: np.float32, blocks: list[Any], given: Option
 def checked_step(name: str, blocks: list[np.ndarray], given: Options) -> np.float32:
     if given.kind == "lossless":
         return np.float32(0)
-    _tree.check_finite([name] * len(blocks), blocks)
+    sizes = [max(abs(float(b.max())), abs(float(b.min()))) for b in blocks if b.size]
+    if not np.isfinite(sizes).all():
+        _tree.check_finite([name] * len(blocks), blocks)
     if given.kind == "rf8":
         return np.float32(0)
     step = _steps.choose(blocks, given.want)
-    largest = max((max(abs(float(b.max())), abs(float(b.min()))) for b in blocks if b.size), default=0.0)
+    largest = max(sizes, default=0.0)
     if largest / float(step) >= 2.0**31 - 128:
         raise ValueError(
             f"leaf {name!r}: its largest weight is {largest:.4g}, {largest / float(step):.4g} steps of "
@@ -322,7 +324,7 @@ def index_groups(sizes: list[tuple[Any, int]], most: int = GROUP) -> Iterator[li
 
 def finished(c: Coded, array: Any, keep_rf8: bool) -> Any:
     """A decoded array as JAX's."""
-    x = jnp.asarray(array)
+    x = jax.device_put(array)  # jnp.asarray would compile a program for every shape
     if c.meta.kind == "rf8":
         dtype = jax.dtypes.canonicalize_dtype(c.meta.dtype)
         q = rf8.RF8Array(x, jnp.int8(c.meta.exponent), dtype)

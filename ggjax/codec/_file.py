@@ -213,7 +213,7 @@ def load_file(
 
 def _put(x: np.ndarray, sharding: Any) -> jax.Array:
     if sharding is None:
-        return jnp.asarray(x)
+        return jax.device_put(x)
     if isinstance(sharding, jax.sharding.Sharding) and not sharding.is_fully_addressable:
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
     return jax.device_put(x, sharding)
