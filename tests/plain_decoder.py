@@ -25,7 +25,6 @@ PROBABILITY_BITS = 14
 CHUNK_TOKENS = 2**18
 LANE_TOKENS = 8192
 FINAL_STATE = 2**16
-RF8_NAN = 127
 RF8_FRACTIONS = np.array([-1 / 4, -1 / 8, -1 / 16, 0, 1 / 16, 1 / 8, 1 / 4, 1 / 2], np.float32)
 
 
@@ -176,13 +175,15 @@ def keys_to_weights(keys, zeros, dtype, description):
     if kind == "uniform":
         levels = keys.view(np.int32)
         with np.errstate(over="ignore", under="ignore"):
-            values = levels.astype(np.float32) * np.float32(description["step"])
+            numbers = levels.astype(np.float32)
             if "centroids" in description:
                 centroids = np.array([0, *description["centroids"]], np.float32)
                 index = np.minimum(np.abs(levels.astype(np.int64)), centroids.size - 1)
-                values = np.where(levels == 0, values, values + np.copysign(1, values) * centroids[index])
-            if dtype == np.float16:
-                values = np.clip(values, -65504, 65504)
+                numbers = numbers + np.sign(numbers) * centroids[index]
+            largest = min(ml_dtypes.finfo(dtype).max.astype(np.float64), np.finfo(np.float32).max)
+            values = np.clip(
+                numbers * np.float32(description["step"]), -np.float32(largest), np.float32(largest)
+            )
             return values.astype(dtype)
     if kind == "lossless":
         bits = 8 * dtype.itemsize
@@ -192,9 +193,7 @@ def keys_to_weights(keys, zeros, dtype, description):
     magnitude, negative = (keys + 1) >> 1, (keys + 1) & 1
     check(magnitude.max(initial=0) < 128, "a code of more than 8 bits")
     exponent = description["exponent"]
-    check(-125 <= exponent <= 113 or exponent == RF8_NAN, "exponent")
-    if exponent == RF8_NAN:
-        return np.full(keys.shape, np.nan, dtype)
+    check(-125 <= exponent <= 113, "exponent")
     with np.errstate(over="ignore", under="ignore"):
         values = np.ldexp(1 + RF8_FRACTIONS[magnitude & 7], (magnitude >> 3).astype(np.int32) + exponent)
         return np.where(keys == 0, np.float32(0), np.where(negative, -values, values)).astype(dtype)

@@ -246,7 +246,8 @@ def test_odd_arrays(name, options):
 def test_shapes_dtypes_and_scales(shape, dtype, options, seed, scale):
     rng = np.random.default_rng(seed)
     shape = (*shape, 1024 // math.prod(shape) + 1)
-    x = (rng.normal(size=shape) * 10.0**scale).astype(jnp.dtype(dtype))
+    with np.errstate(over="ignore"):
+        x = (rng.normal(size=shape) * 10.0**scale).astype(jnp.dtype(dtype))
     if not np.isfinite(x.astype(np.float32)).all() and "lossless" not in options:
         return
     small = codec.compress({"x": x}, **options)
@@ -260,6 +261,24 @@ def test_shapes_dtypes_and_scales(shape, dtype, options, seed, scale):
     else:
         wide, ulp = x.astype(np.float64), float(jnp.finfo(x.dtype).eps)
         assert (np.abs(got.astype(np.float64) - wide) <= options["step"] * 0.51 + ulp * np.abs(wide)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"])
+def test_the_largest_numbers_stay_finite(dtype):
+    largest = jnp.finfo(dtype).max
+    x = jnp.tile(jnp.array([1, -1, 0.3, 0], dtype) * largest, 500)
+    for options in ({"bits": 2}, {"snr_db": 20}, {"step_per_std": 0.7}):
+        got, _ = round_trip(x, **options)
+        wide = np.asarray(x, np.float64)
+        assert np.isfinite(got.astype(np.float64)).all()
+        assert np.abs(got.astype(np.float64) - wide).max() < 0.5 * float(largest)
+
+
+def test_weights_beyond_float32_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"leaf 'w': its largest weight is 1e\+39, expected the range of float32"
+    ):
+        codec.compress({"w": np.full(2000, 1e39)}, bits=3)
 
 
 def test_trees_keep_their_other_leaves():
@@ -422,6 +441,7 @@ def test_sharded_leaves_are_coded_by_shard_and_come_back_sharded(axis_type):
             {"step": 1e-12},
             r"leaf 'a/w': its largest weight is 1, 1e\+12 steps of 1e-12, expected fewer than 2\^31",
         ),
+        ({"step": 1e-31}, r"step must be from 2\^-100 to 2\^100, got 1e-31"),
         ({"step": 1, "mask": {"b": True}}, "mask does not fit the tree"),
     ],
     ids=str,

@@ -49,8 +49,8 @@ def models(text):
 
 
 @pytest.fixture(scope="module")
-def results(text, models):
-    return demo.measure_all(models, text, SMALL, silent)
+def results(text, models, tmp_path_factory):
+    return demo.measure_all(models, text, SMALL, silent, tmp_path_factory.mktemp("files"))
 
 
 def levels(params, step):
@@ -124,6 +124,16 @@ def test_backslash_takes_fewer_bits_at_equal_loss(models, results, text):
     saved = {row["rise"]: row["saved"] for row in demo.saved_bits(points, results["table"][0]["loss"])}
     assert {0.01, 0.02, 0.05} <= set(saved)
     assert all(saved[rise] > 0 for rise in (0.01, 0.02, 0.05)) and np.mean(list(saved.values())) > 0.08, saved
+
+
+def test_the_files_hold_the_quantized_models(text, models, results):
+    model, windows = demo._model(SMALL), _lm.held_out(text, SMALL.test_windows, SMALL.context)
+    for row in results["table"]:
+        rounded = demo.quantize(models[row["model"]], row["step_1%"])
+        loss = float(_lm.evaluate(model, rounded, windows, batch=SMALL.batch))
+        assert abs(row["file_loss"] - loss) < 1e-5
+        assert row["entropy_1%"] * 0.98 < row["file_bits"] < row["entropy_1%"] * 1.1
+        assert row["file_bytes"] < row["zstd_bytes"] < row["safetensors_bytes"] / 4
 
 
 def test_files_are_complete_and_replace_older_ones(text, models, results, tmp_path, monkeypatch, capsys):

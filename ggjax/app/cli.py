@@ -18,13 +18,16 @@ twice, with as many steps on the same bytes:
   (a) Glorot initialization and Adam
   (b) GG initialization, Adam and BackSlash, then fine-tuning without BackSlash
 
-then reshape the weights of (b) by DeepShape, train a little more, and round all of them to RF8.
+then reshape the weights of (b) by DeepShape, train a little more, round all of them to RF8, and write all of them
+to compressed files.
 
 Prints one table (test loss in bits per byte, shape nu of the fitted law, bits per parameter at three
-quantization steps by entropy and by exp-Golomb codes, loss in RF8) and writes into the output folder
+quantization steps by entropy and by exp-Golomb codes, loss in RF8), one of the sizes of the files, and writes
+into the output folder
 
   life.png       the weights and their laws, and the frontier of bits against loss for (a) and (b)
   results.json   the same numbers: "table", "frontier", "saved" (bits at equal loss), "settings"
+  *.ggjax.safetensors   the models, compressed
 
 Takes about 5 minutes on 2 cores, --quick less than one. Needs the demo extra: pip install 'ggjax[demo]'."""
 
@@ -91,8 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_folder,
         default=Path("ggjax-demo"),
         metavar="DIR",
-        help="folder for life.png and results.json, made if need be; older ones in it are replaced "
-        "(default: %(default)s)",
+        help="folder for the results, made if need be; older ones in it are replaced (default: %(default)s)",
     )
     demo.add_argument(
         "--seed",
@@ -242,7 +244,7 @@ def _count(text: str) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    missing = [name for name in ("matplotlib", "rich") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("matplotlib", "rich", "zstandard") if importlib.util.find_spec(name) is None]
     if missing:
         return _fail(f"the demo needs {' and '.join(missing)}: pip install 'ggjax[demo]'", 1)
     from ggjax.app import demo

@@ -2,7 +2,8 @@
 
 A byte-level language model learns the standard library's source text twice, with the same number of steps on
 the same bytes: (a) Glorot init and Adam; (b) GG init, Adam and BackSlash, then fine-tuning without BackSlash.
-DeepShape reshapes the weights of (b), a short training repairs them, and RF8 rounds all of them.
+DeepShape reshapes the weights of (b), a short training repairs them, RF8 rounds all of them, and the codec writes
+them to files.
 
 Part of what (b) saves is due to its init, which has half of Glorot's variance. Bits per parameter at the loss
 of (a) + 1 %, 2 %, 5 %, 10 %: (a) 4.16, 3.62, 3.03, 2.64; GG init and Adam without BackSlash 3.74, 3.37, 2.83,
@@ -11,6 +12,7 @@ of (a) + 1 %, 2 %, 5 %, 10 %: (a) 4.16, 3.62, 3.03, 2.64; GG init and Adam witho
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ import numpy as np
 import optax
 
 import ggjax
-from ggjax import gennorm, rate, rf8
+from ggjax import codec, gennorm, rate, rf8
 from ggjax.app import _lm
 from ggjax.app._progress import Report, progress
 
@@ -46,12 +48,16 @@ loss         bits per byte on held-out files;  RF8  the same, every weight in on
 nu           shape of the fitted law: 2 Gaussian, 1 Laplace
 bits         per parameter, by entropy/by exp-Golomb codes, at quantization steps 2^-13,
              2^-8, and the coarsest step that costs at most 1 % loss"""
+FILES_LEGEND = """\
+Files        of the models at that coarsest step, read back before their loss was taken; bits per
+             parameter with everything in the file, beside the entropy; the same tensors as plain
+             safetensors, and those through zstd -19"""
 
 
 class Settings(NamedTuple):
     """The size of a run. Two runs with the same settings on one machine give the same numbers."""
 
-    steps: int = 3600  # of each of the two trainings
+    steps: int = 3200  # of each of the two trainings
     post_steps: int = 400  # after DeepShape
     batch: int = 16
     context: int = 64  # bytes
@@ -74,7 +80,7 @@ QUICK = Settings(steps=360, post_steps=40, test_windows=256)
 
 
 def run(out: str | os.PathLike[str], settings: Settings = FULL, *, quiet: bool = False) -> dict[str, Any]:
-    """Run the demo and write ``life.png`` and ``results.json``.
+    """Run the demo and write ``life.png``, ``results.json`` and a compressed file of every model.
 
     Args:
       out: the folder to write to, made if need be; each file appears there complete or not at all.
@@ -96,7 +102,7 @@ def run(out: str | os.PathLike[str], settings: Settings = FULL, *, quiet: bool =
     out.mkdir(parents=True, exist_ok=True)
     text = _lm.load_text()
     s = settings
-    measures = 4 * 9 + 2 * len(FRONTIER_STEPS)
+    measures = 4 * 10 + 2 * len(FRONTIER_STEPS)
     stages = {
         "Adam": (s.steps, 1.0),
         "BackSlash": (s.steps, 1.05),
@@ -105,7 +111,10 @@ def run(out: str | os.PathLike[str], settings: Settings = FULL, *, quiet: bool =
     }
     with progress(stages, quiet=quiet) as report:
         models = train_all(text, s, report)
-        results = measure_all(models, text, s, report)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".models-") as folder:
+            results = measure_all(models, text, s, report, Path(folder))
+            for file in Path(folder).iterdir():  # complete, and read back
+                file.replace(out / file.name)
     results["settings"] = {**s._asdict(), "parameters": _size(models["adam"]), "ggjax": ggjax.__version__}
     figure = plots.life(models, results)
     write(out / "life.png", lambda f: figure.savefig(f, format="png", dpi=150))
@@ -171,8 +180,13 @@ def train(
     return params
 
 
-def measure_all(models: dict[str, Any], text: _lm.Text, s: Settings, report: Report) -> dict[str, Any]:
-    """The table, the frontiers of "adam" and "backslash", and the bits saved at equal loss."""
+def measure_all(
+    models: dict[str, Any], text: _lm.Text, s: Settings, report: Report, folder: Path
+) -> dict[str, Any]:
+    """The table, the frontiers of "adam" and "backslash", and the bits saved at equal loss.
+
+    The models go to files in ``folder``, each at the coarsest step of its row.
+    """
     model = _model(s)
     windows = _lm.held_out(text, s.test_windows, s.context)
     done = 0
@@ -185,6 +199,8 @@ def measure_all(models: dict[str, Any], text: _lm.Text, s: Settings, report: Rep
         return value
 
     table = [measure(name, params, loss_of) for name, params in models.items()]
+    for row, params in zip(table, models.values(), strict=True):
+        row |= measure_file(folder / f"{row['model']}.ggjax.safetensors", params, row["step_1%"], loss_of)
     frontier = [
         {
             "model": name,
@@ -209,6 +225,24 @@ def measure(name: str, params: Any, loss_of: Callable[[Any], float]) -> dict[str
     row |= {"step_1%": coarse, "loss_1%": coarse_loss}
     row["rf8_loss"] = loss_of(rf8.tree_decode(rf8.tree_encode(params)))
     return row
+
+
+def measure_file(
+    path: Path, params: Any, step: float, loss_of: Callable[[Any], float]
+) -> dict[str, float | int]:
+    """Write a model to a compressed file, read it back, and compare sizes with those of other ways to store it."""
+    import zstandard
+
+    nbytes = codec.save_file(params, path, step=step)
+    back = codec.load_file(path, like=params)
+    plain = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(back))
+    return {
+        "file_bytes": nbytes,
+        "file_bits": 8 * nbytes / _size(params),
+        "file_loss": loss_of(back),
+        "safetensors_bytes": len(plain),
+        "zstd_bytes": len(zstandard.ZstdCompressor(level=19).compress(plain)),
+    }
 
 
 def coarsest_step(params: Any, limit: float, loss_of: Callable[[Any], float]) -> tuple[float, float]:
@@ -292,6 +326,17 @@ def show(results: dict[str, Any], out: str | os.PathLike[str]) -> None:
         table.add_row(LABELS[row["model"]], *numbers)
     console.print(table)
     console.print(LEGEND)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("file of", no_wrap=True)
+    for head in ("step", "loss", "entropy", "bits", "bytes", "safetensors", "zstd -19"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in results["table"]:
+        sizes = [f"{row[k]:,}" for k in ("file_bytes", "safetensors_bytes", "zstd_bytes")]
+        bits = [f"{row['entropy_1%']:.3f}", f"{row['file_bits']:.3f}"]
+        step = f"2^{np.log2(row['step_1%']):g}"
+        table.add_row(LABELS[row["model"]], step, f"{row['file_loss']:.3f}", *bits, *sizes)
+    console.print(table)
+    console.print(FILES_LEGEND)
     console.print()
     console.print("Entropy bits per parameter at equal loss after quantization:")
     for row in results["saved"]:
@@ -299,7 +344,7 @@ def show(results: dict[str, Any], out: str | os.PathLike[str]) -> None:
             f"  loss {row['loss']:.3f} (Adam's + {100 * row['rise']:g} %): "
             f"Adam {row['adam']:.2f}, BackSlash {row['backslash']:.2f} ({-100 * row['saved']:+.0f} %)"
         )
-    console.print(f"\nWrote {Path(out) / 'life.png'} and {Path(out) / 'results.json'}")
+    console.print(f"\nWrote life.png, results.json and a .ggjax.safetensors of every model to {Path(out)}")
 
 
 def _model(s: Settings) -> _lm.Model:

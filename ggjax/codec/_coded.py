@@ -37,7 +37,7 @@ class Meta(NamedTuple):
     kind: Kind
     parts: tuple[Part, ...]
     step: float = 0.0  # "uniform": a float32
-    centroids: tuple[float, ...] = ()  # "uniform": float32 numbers, in the units of the weights
+    centroids: tuple[float, ...] = ()  # "uniform": float32 numbers, in steps
     exponent: int = 0  # "rf8"
     axis: int | None = None  # 0 or -1: which axis the row classes count
     coder: str = "rans"  # or "zstd"

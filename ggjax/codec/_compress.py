@@ -101,11 +101,12 @@ def compress(
 
     One of ``step``, ``bits``, ``snr_db``, ``step_per_std``, ``rf8`` and ``lossless`` says what is kept of them.
     Leaves that are not floating, not selected or of fewer than 1024 elements are kept as they are, and so are
-    leaves of other dtypes than float32, bfloat16 and float16 when lossless.
+    leaves of other dtypes than float32, bfloat16 and float16 when lossless, and of dtypes other than these,
+    float64 (whose values are kept in float32), float8_e4m3fn and float8_e5m2 otherwise.
 
     Args:
       params: a tree of arrays (outside jit). Sharded leaves are coded shard by shard.
-      step: round weights to multiples of this, positive, in their units.
+      step: round weights to multiples of this, from 2^-100 to 2^100, in their units.
       bits: choose the step of every leaf so that it takes about so many bits per parameter by entropy.
       snr_db: choose the step of every leaf for this ratio of its power to that of the error, in decibels.
       step_per_std: choose the step of every leaf as so many of its standard deviations.
@@ -273,10 +274,12 @@ def checked_step(name: str, blocks: list[np.ndarray], given: Options) -> np.floa
     sizes = [max(abs(float(b.max())), abs(float(b.min()))) for b in blocks if b.size]
     if not np.isfinite(sizes).all():
         _tree.check_finite([name] * len(blocks), blocks)
+    largest = max(sizes, default=0.0)
+    if largest > float(np.finfo(np.float32).max):
+        raise ValueError(f"leaf {name!r}: its largest weight is {largest:.4g}, expected the range of float32")
     if given.kind == "rf8":
         return np.float32(0)
     step = _steps.choose(blocks, given.want)
-    largest = max(sizes, default=0.0)
     if largest / float(step) >= 2.0**31 - 128:
         raise ValueError(
             f"leaf {name!r}: its largest weight is {largest:.4g}, {largest / float(step):.4g} steps of "
@@ -288,7 +291,7 @@ def checked_step(name: str, blocks: list[np.ndarray], given: Options) -> np.floa
 def codable(x: Any, kind: _keys.Kind) -> bool:
     if not hasattr(x, "shape") or math.prod(x.shape) < _coded.MIN_SIZE:
         return False
-    return kind != "lossless" or str(x.dtype) in _keys.LOSSLESS
+    return str(x.dtype) in (_keys.LOSSLESS if kind == "lossless" else _keys.CODED)
 
 
 def _shards(leaf: Any) -> list[tuple[tuple[int, ...], Any]]:

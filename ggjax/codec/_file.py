@@ -118,9 +118,7 @@ def _write(
     def tensor(name: str, x: Any, block: Any) -> Tensor:
         if not isinstance(x, Coded):
             array = np.asarray(x)
-            if array.dtype not in _safetensors.NAMES:
-                raise TypeError(f"leaf {name!r}: safetensors has no dtype for {array.dtype}")
-            dtype, data = _safetensors.NAMES[array.dtype], _safetensors.as_bytes(array)
+            dtype, data = _dtype_name(name, array.dtype), _safetensors.as_bytes(array)
             piece = Piece(len(data), zlib.crc32(data))
             stated[name] = _format.describe(dtype, array.shape, None, Piece(0, 0), [piece], [], block)
             return Tensor(name, dtype, array.shape, [data])
@@ -132,7 +130,7 @@ def _write(
         side, chunks = _format.chunk_bytes(x)
         data = [side, *chunks]
         pieces = [Piece(len(d), zlib.crc32(d)) for d in data]
-        dtype = _safetensors.NAMES[np.dtype(jnp.dtype(x.meta.dtype))]
+        dtype = _dtype_name(name, np.dtype(jnp.dtype(x.meta.dtype)))
         stated[name] = _format.describe(dtype, x.meta.shape, x.meta, pieces[0], pieces[1:], numbers, block)
         return Tensor(name, "U8", (sum(p.nbytes for p in pieces),), data)
 
@@ -142,6 +140,12 @@ def _write(
     if path is None:
         return _safetensors.measure(tensors(), metadata)
     return _safetensors.write(path, tensors(), metadata, overwrite=overwrite)
+
+
+def _dtype_name(name: str, dtype: np.dtype) -> str:
+    if dtype not in _safetensors.NAMES:
+        raise TypeError(f"leaf {name!r}: safetensors has no dtype for {dtype}")
+    return _safetensors.NAMES[dtype]
 
 
 def _owned(x: Blocks) -> list[tuple[tuple[int, ...], Any]]:

@@ -11,10 +11,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from ggjax.codec import _coded, _keys, _models, _planes, _rans, _tokens
+from ggjax.codec import _coded, _keys, _models, _planes, _rans, _steps, _tokens
 from ggjax.codec._coded import Coded, Meta, Part
 from ggjax.codec._safetensors import DTYPES, Entry, FormatError, Header, as_bytes, crc32, is_count
 
@@ -250,8 +249,7 @@ def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tab
     name = str(np.dtype(DTYPES[dtype]))
     _need(kind in _keys.KINDS, f"{where}: unknown kind {kind!r:.50}")
     _need(coder in ("rans", "zstd"), f"{where}: unknown coder {coder!r:.50}")
-    floating = bool(jnp.issubdtype(DTYPES[dtype], jnp.floating))
-    _need(floating, f"{where}: kind {kind} needs a floating dtype, got {dtype}")
+    _need(name in _keys.CODED, f"{where}: no kind {kind} of {dtype}")
     _need(kind != "lossless" or name in _keys.LOSSLESS, f"{where}: no lossless kind of {dtype}")
     parts: Any = t.get("parts")
     listed = isinstance(parts, list) and 1 <= len(parts) <= MAX_PARTS
@@ -272,18 +270,18 @@ def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tab
     if kind == "uniform":
         _need(type(t.get("step")) in (int, float), f"{where}: step must be a number")
         step = float(t["step"])
-        _need(2.0**-126 <= step < 2.0**128, f"{where}: step must be a positive float32, got {step!r}")
+        _need(_steps.SMALLEST <= step <= _steps.LARGEST, f"{where}: step {step!r} is out of range")
         _need(
             float(str(np.float32(step))) == step, f"{where}: step {step!r} is no float32 in its shortest form"
         )
         centroids = t.get("centroids", [])
         numbers = isinstance(centroids, list) and len(centroids) <= 255
-        numbers = numbers and all(type(c) in (int, float) and abs(c) < 2.0**128 for c in centroids)
-        _need(numbers, f"{where}: centroids must be up to 255 float32 numbers")
+        numbers = numbers and all(type(c) in (int, float) and abs(c) <= 1 for c in centroids)
+        _need(numbers, f"{where}: centroids must be up to 255 numbers from -1 to 1")
         centroids = tuple(float(c) for c in centroids)
     if kind == "rf8":
         exponent = t.get("exponent", 1000)
-        _need(type(exponent) is int and -125 <= exponent <= 127, f"{where}: bad exponent {exponent!r:.50}")
+        _need(type(exponent) is int and -125 <= exponent <= 113, f"{where}: bad exponent {exponent!r:.50}")
     return Meta(shape, name, kind, parts, step, centroids, exponent, axis, coder)
 
 

@@ -18,6 +18,9 @@ from jax import lax
 Kind = Literal["uniform", "rf8", "lossless"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+CODED = ("float32", "bfloat16", "float16", "float64", "float8_e4m3fn", "float8_e5m2")
+"""The dtypes that are coded; others are kept as they are."""
+
 LOSSLESS = {"float32": 23, "bfloat16": 7, "float16": 10}
 """The dtypes of the lossless kind, and their mantissa bits."""
 
@@ -53,7 +56,7 @@ def values_of(
       kind: the kind of key.
       dtype: of the weights.
       step: float32 scalar, for "uniform".
-      centroids: float32 (m,): what to add to |q| step for |q| = 1, ..., m (the last also beyond); may be empty.
+      centroids: float32 (m,): what to add to |q| for |q| = 1, ..., m (the last also beyond); may be empty.
       zeros: uint32 scalar, for "lossless".
     """
     if kind == "rf8":
@@ -65,16 +68,13 @@ def values_of(
         bits = (key >> 1) << zeros.astype(jnp.uint32) | (key & 1) << (width - 1)
         return lax.bitcast_convert_type(bits.astype(bits_dtype), dtype)
     level = lax.bitcast_convert_type(key, jnp.int32)
-    value = level.astype(jnp.float32) * step
-    if centroids.size:
-        last = centroids.shape[0] - 1
+    number = level.astype(jnp.float32)
+    if centroids.size:  # added before the product: one after it could be fused with it, and rounded otherwise
         size = jnp.where(level < 0, 0 - key, key)
-        index = jnp.minimum(jnp.maximum(size, 1) - 1, jnp.uint32(last))
-        shift = centroids.at[index].get(mode="promise_in_bounds")
-        value = jnp.where(level == 0, 0, value + jnp.sign(value) * shift)
-    if jnp.dtype(dtype) == jnp.float16:  # rounding up may leave its range
-        value = jnp.clip(value, -65504.0, 65504.0)
-    return value.astype(dtype)
+        index = jnp.minimum(jnp.maximum(size, 1) - 1, jnp.uint32(centroids.shape[0] - 1))
+        number = number + jnp.sign(number) * centroids.at[index].get(mode="promise_in_bounds")
+    largest = min(float(jnp.finfo(dtype).max), float(jnp.finfo(jnp.float32).max))
+    return jnp.clip(number * step, -largest, largest).astype(dtype)
 
 
 def trailing_zeros(bits: int) -> int:

@@ -10,6 +10,9 @@ from ggjax import _tree
 SAMPLE = 1 << 18
 CENTROIDS = 15
 
+SMALLEST, LARGEST = 2.0**-100, 2.0**100
+"""The range of a step: far from where float32 loses digits, in the step and in what is computed with it."""
+
 
 class Want(NamedTuple):
     """What is asked of the step: one of the four is not None."""
@@ -27,6 +30,8 @@ def check(want: Want) -> None:
         names = ", ".join(want._fields)
         raise ValueError(f"give one of {names}, rf8=True or lossless=True; got {' and '.join(given) or 'none'}")
     _tree.check_positive(given[0], getattr(want, given[0]))
+    if want.step is not None and not SMALLEST <= want.step <= LARGEST:
+        raise ValueError(f"step must be from 2^-100 to 2^100, got {want.step!r}")
 
 
 def choose(blocks: Sequence[np.ndarray], want: Want) -> np.float32:
@@ -61,22 +66,21 @@ def choose(blocks: Sequence[np.ndarray], want: Want) -> np.float32:
 
 
 def centroids(blocks: Sequence[np.ndarray], step: np.float32, dead_zone: float) -> tuple[float, ...]:
-    """How far the mean |w| of the weights of level q lies from |q| step, for |q| = 1, ..., 15 (the last: and
-    more).
+    """How far, in steps, the mean |w| of the weights of level q lies from |q| step, for |q| = 1, ..., 15.
 
-    By a sample, as ``choose``; 0 for levels that fewer than 16 weights of it have.
+    The last number is for all levels from 15 on. By a sample, as ``choose``, to four decimals; 0 for levels
+    that fewer than 16 weights of it have.
     """
-    t = np.abs(np.concatenate([np.zeros(0), *(sample(x, SAMPLE // len(blocks)) for x in blocks)]))
-    level = np.floor(t / step + 0.5 - dead_zone)
+    t = np.abs(np.concatenate([np.zeros(0), *(sample(x, SAMPLE // len(blocks)) for x in blocks)])) / float(step)
+    level = np.floor(t + 0.5 - dead_zone)
     index = np.minimum(level, CENTROIDS).astype(np.int64)
     counts = np.bincount(index, minlength=CENTROIDS + 1)[1:]
-    sums = np.bincount(index, t - level * float(step), minlength=CENTROIDS + 1)[1:]
-    means = np.where(counts >= 16, sums / np.maximum(counts, 1), 0).astype(np.float32)
+    sums = np.bincount(index, t - level, minlength=CENTROIDS + 1)[1:]
+    means = np.where(counts >= 16, np.clip(sums / np.maximum(counts, 1), -1, 1), 0).round(4)
     used = int(np.max(np.flatnonzero(means), initial=-1)) + 1
-    if used < CENTROIDS and used:
-        means[used] = 0  # rarer levels stay as they are
-        used += 1
-    return tuple(float(str(m)) for m in means[:used])
+    if 0 < used < CENTROIDS:
+        used += 1  # a zero at the end: rarer levels stay as they are
+    return tuple(means[:used].tolist())
 
 
 def sample(x: np.ndarray, size: int = SAMPLE) -> np.ndarray:
@@ -116,5 +120,4 @@ def _std(blocks: Sequence[np.ndarray]) -> float:
 
 
 def _usable(step: float) -> np.float32:
-    tiny = np.finfo(np.float32).tiny
-    return np.float32(min(max(float(step), float(tiny)), float(np.finfo(np.float32).max)))
+    return np.float32(min(max(float(step), SMALLEST), LARGEST))

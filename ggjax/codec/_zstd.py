@@ -55,13 +55,13 @@ def decode(c: Coded, where: str) -> list[np.ndarray]:
     tokens, begin = [], 0
     for i, (size, end) in enumerate(zip(sizes, ends, strict=True)):
         try:
-            # Read no further than the tokens of the chunk, whatever the frame says of its size.
-            with decompressor.stream_reader(c.words[begin:end].tobytes()) as reader:
-                data = reader.read(size + 1)
+            frame = c.words[begin:end].tobytes()
+            stated = zstd.get_frame_parameters(frame).content_size
+            if stated != size:
+                raise Damaged(f"{where}, chunk {i}: a frame of {stated} tokens, expected {size}")
+            data = decompressor.decompress(frame, allow_extra_data=False)
         except zstd.ZstdError as e:
             raise Damaged(f"{where}, chunk {i}: {e}") from None
-        if len(data) != size:
-            raise Damaged(f"{where}, chunk {i}: {len(data)} tokens or more, expected {size}")
         tokens.append(np.frombuffer(data, np.uint8))
         begin = end
     return tokens
