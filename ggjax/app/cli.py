@@ -18,8 +18,8 @@ twice, with as many steps on the same bytes:
   (a) Glorot initialization and Adam
   (b) GG initialization, Adam and BackSlash, then fine-tuning without BackSlash
 
-then reshape the weights of (b) by DeepShape, train a little more, round all of them to RF8, and write all of them
-to compressed files.
+then reshape the weights of (b) by DeepShape, train a little more, round all of them to RF8, and write all of
+them to compressed files.
 
 Prints one table (test loss in bits per byte, shape nu of the fitted law, bits per parameter at three
 quantization steps by entropy and by exp-Golomb codes, loss in RF8), one of the sizes of the files, and writes

@@ -2,8 +2,8 @@
 
 A byte-level language model learns the standard library's source text twice, with the same number of steps on
 the same bytes: (a) Glorot init and Adam; (b) GG init, Adam and BackSlash, then fine-tuning without BackSlash.
-DeepShape reshapes the weights of (b), a short training repairs them, RF8 rounds all of them, and the codec writes
-them to files.
+DeepShape reshapes the weights of (b), a short training repairs them, RF8 rounds all of them, and the codec
+writes them to files.
 
 Part of what (b) saves is due to its init, which has half of Glorot's variance. Bits per parameter at the loss
 of (a) + 1 %, 2 %, 5 %, 10 %: (a) 4.16, 3.62, 3.03, 2.64; GG init and Adam without BackSlash 3.74, 3.37, 2.83,
@@ -230,7 +230,8 @@ def measure(name: str, params: Any, loss_of: Callable[[Any], float]) -> dict[str
 def measure_file(
     path: Path, params: Any, step: float, loss_of: Callable[[Any], float]
 ) -> dict[str, float | int]:
-    """Write a model to a compressed file, read it back, and compare sizes with those of other ways to store it."""
+    """Write a model to a compressed file, read it back, and compare sizes with those of other ways to store
+    it."""
     import zstandard
 
     nbytes = codec.save_file(params, path, step=step)
