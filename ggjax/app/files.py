@@ -41,15 +41,24 @@ def compress(args: argparse.Namespace) -> int:
 def decompress(args: argparse.Namespace) -> int:
     """Write the plain checkpoint of a compressed one."""
     pairs, index = _plan(args.input, args.out, compressed=False)
+    if index and _in_blocks(args.input):
+        name = index.name.removesuffix(_file.INDEX_SUFFIX)
+        pairs, index = [(args.input, index.with_name(f"{name}.safetensors"))], None
     _refuse([*(t for _, t in pairs), *([index] if index else [])], args)
     taken = []
-    with _bar([s for s, _ in pairs], args, "decompressing") as progress:
+    with _bar([f for s, _ in pairs for f in _file.files_of(s)], args, "decompressing") as progress:
         for source, target in pairs:
             taken.append(codec.decompress_file(source, target, overwrite=args.force, progress=progress))
     if index:
         _write_index(index, args.input, {s.name: t.name for s, t in pairs}, sum(taken))
     _report(args, pairs, taken, index)
     return 0
+
+
+def _in_blocks(index: Path) -> bool:
+    """Whether a checkpoint has leaves whose blocks lie in several files."""
+    sources = _file.leaves_of(index).values()
+    return any(len({s.path for s in leaf}) > 1 for leaf in sources)
 
 
 def info(args: argparse.Namespace) -> int:
@@ -79,7 +88,8 @@ def verify(args: argparse.Namespace) -> int:
     """Check and decode all of a compressed checkpoint."""
     files = _file.files_of(args.input)
     with _bar(files, args, "verifying") as progress:
-        infos = [codec.verify_file(path, progress=progress) for path in files]
+        codec.verify_file(args.input, progress=progress)
+    infos = [codec.inspect_file(path) for path in files]
     result = [
         {"file": str(p), "tensors": len(i.tensors), "bytes": i.nbytes}
         for p, i in zip(files, infos, strict=True)
@@ -193,12 +203,7 @@ def _write_index(path: Path, source: Path, renamed: dict[str, str], total: int) 
     index = json.loads(source.read_text("utf-8"))
     index["weight_map"] = {k: renamed[v] for k, v in index["weight_map"].items()}
     index["metadata"] = {**index.get("metadata", {}), "total_size": total}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    _file.write_index(path, index)
 
 
 def _selector(args: argparse.Namespace) -> Callable[[str], bool]:
@@ -226,7 +231,7 @@ def _report(
     args: argparse.Namespace, pairs: list[tuple[Path, Path]], taken: list[int], index: Path | None
 ) -> None:
     dry = getattr(args, "dry_run", False)
-    sizes = [os.path.getsize(source) for source, _ in pairs]
+    sizes = [sum(map(os.path.getsize, _file.files_of(source))) for source, _ in pairs]
     if args.json:
         keys = ("input", "output", "input_bytes", "output_bytes")
         rows = [(str(s), str(t), *n) for (s, t), *n in zip(pairs, sizes, taken, strict=True)]

@@ -223,12 +223,12 @@ def code(leaves: dict[str, Any], given: Options, known: list[np.ndarray]) -> lis
     out: list[Any] = list(leaves.values())
     work: list[tuple[int, int | None, np.ndarray, np.float32, str]] = []  # leaf, block, weights, step, name
     pieces: dict[int, list[Any]] = {}
-    shards: dict[int, list[tuple[tuple[int, ...], Any]]] = {}
+    parts_of: dict[int, list[tuple[tuple[int, ...], Any]]] = {}
     for i, (name, leaf) in enumerate(leaves.items()):
         if not codable(leaf, given.kind):
             continue
-        shards[i] = _shards(leaf)
-        blocks = [np.ascontiguousarray(np.asarray(data)).reshape(data.shape) for _, data in shards[i]]
+        parts_of[i] = shards(leaf)
+        blocks = [np.ascontiguousarray(np.asarray(data)).reshape(data.shape) for _, data in parts_of[i]]
         step = checked_step(name, blocks, given)
         whole = len(blocks) == 1 and blocks[0].shape == leaf.shape
         pieces[i] = blocks
@@ -252,7 +252,7 @@ def code(leaves: dict[str, Any], given: Options, known: list[np.ndarray]) -> lis
     for i, blocks in pieces.items():
         if not isinstance(out[i], Coded):
             leaf = out[i]
-            starts = tuple(start for start, _ in shards[i])
+            starts = tuple(start for start, _ in parts_of[i])
             out[i] = Blocks(tuple(blocks), starts, tuple(leaf.shape), np.dtype(leaf.dtype), leaf.sharding)
     return out
 
@@ -294,7 +294,7 @@ def codable(x: Any, kind: _keys.Kind) -> bool:
     return str(x.dtype) in (_keys.LOSSLESS if kind == "lossless" else _keys.CODED)
 
 
-def _shards(leaf: Any) -> list[tuple[tuple[int, ...], Any]]:
+def shards(leaf: Any) -> list[tuple[tuple[int, ...], Any]]:
     """(start, data) of every distinct shard at hand; of the whole leaf when it is not sharded."""
     sharding = getattr(leaf, "sharding", None)
     if sharding is None or sharding.is_fully_replicated:

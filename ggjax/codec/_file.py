@@ -69,13 +69,18 @@ def _silent(name: str, nbytes: int) -> None:
 def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
     """Write a compressed checkpoint, replacing what is at the path in one step.
 
+    With several processes (``jax.distributed``) all of them must call this. Each writes the shards that it
+    owns to a file of its own beside the path, ``model-00001-of-00002.ggjax.safetensors`` and so on, and the
+    first one writes the index of them, ``model.ggjax.safetensors.index.json``, when all are done:
+    ``load_file`` takes the index.
+
     Args:
       params: a tree of arrays, or what ``compress`` made of one.
       path: the file; ``.ggjax.safetensors`` is the usual end of its name.
       options: those of ``compress``, for a tree that is not compressed yet.
 
     Returns:
-      The bytes of the file.
+      The bytes of the file, or of the file of this process.
 
     Raises:
       ValueError, TypeError: as ``compress``; options with a tree that is compressed already; two leaves of
@@ -94,7 +99,52 @@ def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
         compressed = params
     else:
         compressed = _compress.compress(params, **options)
-    return _write(path, compressed.leaves(), {})
+    leaves = [(name, _in_blocks(x)) for name, x in compressed.leaves()]
+    if jax.process_count() > 1:
+        return _save_by_process(Path(path), leaves)
+    return _write(path, leaves, {})
+
+
+def _in_blocks(x: Any) -> Any:
+    """An array that is not coded, in blocks where its shards lie in several processes."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return x
+    shards = _compress.shards(x)
+    starts, blocks = tuple(s for s, _ in shards), tuple(np.asarray(b) for _, b in shards)
+    return Blocks(blocks, starts, x.shape, np.dtype(x.dtype), x.sharding)
+
+
+def _save_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
+    """Write the blocks of this process, and the index of all in the first one."""
+    from jax.experimental.multihost_utils import sync_global_devices
+
+    number, first = jax.process_count(), jax.process_index() == 0
+    stem = path.name.removesuffix(SUFFIX).removesuffix(".safetensors")
+    files = [f"{stem}-{i + 1:05d}-of-{number:05d}{SUFFIX}" for i in range(number)]
+    weight_map = {}
+    for name, x in leaves:
+        if isinstance(x, Blocks) and x.sharding is not None:
+            for start, process in _owners(x).items():
+                weight_map[_block_name(name, start)] = files[process]
+        else:
+            weight_map[name] = files[0]
+    mine = [(n, x) for n, x in leaves if first or isinstance(x, Blocks)]
+    nbytes = _write(path.with_name(files[jax.process_index()]), mine, {})
+    sync_global_devices("ggjax: all files are written")
+    if first:
+        write_index(path.with_name(f"{stem}.ggjax{INDEX_SUFFIX}"), {"weight_map": weight_map})
+    sync_global_devices("ggjax: the index is written")
+    return nbytes
+
+
+def write_index(path: Path, index: dict[str, Any]) -> None:
+    """Write the index of a checkpoint in several files, in one step."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write(
@@ -108,10 +158,10 @@ def _write(
     def tensors() -> Iterator[Tensor]:
         for name, leaf in leaves:
             if isinstance(leaf, Blocks):
-                owned = _owned(leaf)
-                for start, block in owned:
-                    place = ",".join(map(str, start))
-                    yield tensor(f"{name}@{place}", block, (name, start, leaf.shape))
+                owners = _owners(leaf)
+                for start, block in zip(leaf.starts, leaf.blocks, strict=True):
+                    if owners.get(start, jax.process_index()) == jax.process_index():
+                        yield tensor(_block_name(name, start), block, (name, start, leaf.shape))
             else:
                 yield tensor(name, leaf, None)
 
@@ -148,15 +198,18 @@ def _dtype_name(name: str, dtype: np.dtype) -> str:
     return _safetensors.NAMES[dtype]
 
 
-def _owned(x: Blocks) -> list[tuple[tuple[int, ...], Any]]:
-    """The blocks that this process writes: those that it holds the first copy of."""
-    pairs = list(zip(x.starts, x.blocks, strict=True))
-    if x.sharding is None:
-        return pairs
+def _block_name(name: str, start: tuple[int, ...]) -> str:
+    return f"{name}@{','.join(map(str, start))}"
+
+
+def _owners(x: Blocks) -> dict[tuple[int, ...], int]:
+    """For the start of every block of a sharded array, the process that writes it: that of its first device."""
     first: dict[tuple[int, ...], int] = {}
-    for device, index in x.sharding.devices_indices_map(x.shape).items():
-        first.setdefault(tuple(i.start or 0 for i in index), device.process_index)
-    return [(start, block) for start, block in pairs if first[start] == jax.process_index()]
+    indices = x.sharding.devices_indices_map(x.shape) if x.sharding is not None else {}
+    for device, index in indices.items():
+        start = tuple(i.start or 0 for i in index)
+        first[start] = min(first.get(start, device.process_index), device.process_index)
+    return first
 
 
 def load_file(
@@ -371,15 +424,21 @@ def _read(s: _Source) -> Any:
 
 
 def inspect_file(path: str | os.PathLike[str]) -> FileInfo:
-    """What a compressed file holds, from its header alone.
+    """What a compressed file (or, by an index, several) holds, from its header alone.
 
     Raises:
       FormatError: it is not of this format; OSError: it cannot be read.
     """
-    header = _safetensors.read_header(path)
-    meta = _format.load(path, header)
-    tensors = tuple(_info(name, header.entries[name], s) for name, s in meta.tensors.items())
-    return FileInfo(_format.VERSION, tensors, os.path.getsize(path), len(meta.tables), meta.original)
+    tensors: list[TensorInfo] = []
+    nbytes = tables = 0
+    original: dict[str, str] = {}
+    for file in files_of(path):
+        header = _safetensors.read_header(file)
+        meta = _format.load(file, header)
+        tensors.extend(_info(name, header.entries[name], s) for name, s in meta.tensors.items())
+        nbytes, tables = nbytes + os.path.getsize(file), tables + len(meta.tables)
+        original.update(meta.original)
+    return FileInfo(_format.VERSION, tuple(tensors), nbytes, tables, original)
 
 
 def _info(name: str, entry: _safetensors.Entry, s: Stored) -> TensorInfo:
@@ -394,7 +453,7 @@ def verify_file(path: str | os.PathLike[str], *, progress: Progress = _silent) -
     """Read all of a compressed file, check every CRC-32 and decode every tensor.
 
     Args:
-      path: the file.
+      path: the file, or the index of several.
       progress: called for every tensor.
 
     Returns:
@@ -474,7 +533,7 @@ def decompress_file(
     """Write the plain safetensors file of a compressed one, a few tensors at a time.
 
     Args:
-      source: a compressed file.
+      source: a compressed file, or the index of several, all tensors of which go to one file.
       target: the file to write; it gets the metadata of the checkpoint that was compressed.
       overwrite: replace the target if it is there.
       progress: called for every tensor.
@@ -487,7 +546,7 @@ def decompress_file(
       FileExistsError: the target is there, and not to be replaced.
       OSError: one of them cannot be read or written.
     """
-    meta = _format.load(source, _safetensors.read_header(source))
+    original = inspect_file(source).original
     leaves = leaves_of(source)
 
     def tensors() -> Iterator[Tensor]:
@@ -496,7 +555,7 @@ def decompress_file(
             yield Tensor(name, dtype, array.shape, [_safetensors.as_bytes(array)])
             progress(name, array.nbytes)
 
-    return _safetensors.write(target, tensors(), lambda: meta.original, overwrite=overwrite)
+    return _safetensors.write(target, tensors(), lambda: original, overwrite=overwrite)
 
 
 def parse_options(
