@@ -27,7 +27,11 @@ def folder(tmp_path_factory):
     command = [sys.executable, "-m", "tests.distributed_worker", port]
     workers = [
         subprocess.Popen(
-            [*command, str(i), str(folder)], cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*command, str(i), str(folder)],
+            cwd=REPO,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for i in range(2)
     ]

@@ -80,7 +80,10 @@ def moved(text):
     """(operation, elements) of every collective in the text of a compiled program."""
     out = []
     for match in COLLECTIVE.finditer(text):
-        sizes = [int(np.prod([int(n) for n in dims.split(",") if n])) for dims in re.findall(r"\[([\d,]*)\]", match["shape"])]
+        sizes = [
+            int(np.prod([int(n) for n in dims.split(",") if n]))
+            for dims in re.findall(r"\[([\d,]*)\]", match["shape"])
+        ]
         out.append((match["name"], max(sizes, default=0)))
     return out
 
@@ -122,7 +125,9 @@ def test_the_result_is_that_of_whole_weights(name, mesh):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", ["backslash", "backslash_per_leaf", "backslash_masked", "deepshape", "rf8_by_column"])
+@pytest.mark.parametrize(
+    "name", ["backslash", "backslash_per_leaf", "backslash_masked", "deepshape", "rf8_by_column"]
+)
 def test_leaves_keep_their_sharding(name, mesh):
     params = placed(mesh, tree())
     out = compiled(name, mesh)(params)
@@ -136,7 +141,10 @@ def test_drawn_weights_are_the_same_sharded(mesh):
     init = ggjax.gg_init(0.8)
     sharding = NamedSharding(MESHES[mesh], P("x", "y"))
     text = (
-        jax.jit(lambda k: init(k, (256, 512), out_sharding=sharding if mesh == "explicit" else None), out_shardings=sharding)
+        jax.jit(
+            lambda k: init(k, (256, 512), out_sharding=sharding if mesh == "explicit" else None),
+            out_shardings=sharding,
+        )
         .lower(jax.random.key(0))
         .compile()
         .as_text()

@@ -96,8 +96,15 @@ class Coded:
     @property
     def nbytes(self) -> int:
         """The bytes that the streams and the tables take in a file, without the metadata of the file."""
-        streams = (self.words, self.states, self.counts, self.raw, self.exceptions, self.classes)
-        return sum(s.nbytes for s in streams) + table_bytes(np.asarray(self.tables))
+        return self.stream_bytes + table_bytes(np.asarray(self.tables))
+
+    @property
+    def stream_bytes(self) -> int:
+        """The bytes of its tensor in a file."""
+        streams = [self.words, self.states, self.raw, self.exceptions, self.classes]
+        if self.meta.coder == "rans":
+            streams.append(self.counts)
+        return sum(s.nbytes for s in streams)
 
 
 def table_bytes(tables: np.ndarray) -> int:

@@ -218,46 +218,47 @@ def options(
 def code(leaves: dict[str, Any], given: Options, known: list[np.ndarray]) -> list[Any]:
     """Code some leaves together: each comes as ``Coded``, ``Blocks``, or as it is where it is not worth coding.
 
-    ``known`` holds the tables made so far, to be used again.
+    Args:
+      leaves: by name; emptied, so that their memory is free as soon as it can be.
+      given: how.
+      known: the tables made so far, to be used again; new ones are appended.
     """
-    out: list[Any] = list(leaves.values())
-    work: list[tuple[int, int | None, np.ndarray, np.float32, str]] = []  # leaf, block, weights, step, name
-    pieces: dict[int, list[Any]] = {}
-    parts_of: dict[int, list[tuple[tuple[int, ...], Any]]] = {}
-    for i, (name, leaf) in enumerate(leaves.items()):
-        if not codable(leaf, given.kind):
-            continue
-        parts_of[i] = shards(leaf)
-        blocks = [np.ascontiguousarray(np.asarray(data)).reshape(data.shape) for _, data in parts_of[i]]
-        step = checked_step(name, blocks, given)
-        whole = len(blocks) == 1 and blocks[0].shape == leaf.shape
-        pieces[i] = blocks
-        work.extend(
-            (i, None if whole else j, b, step, name)
-            for j, b in enumerate(blocks)
-            if whole or codable(b, given.kind)
+    names, out = list(leaves), list(leaves.values())
+    leaves.clear()
+    blocks: dict[int, list[Any]] = {}  # of each leaf that is coded, by its place
+    frames: dict[int, Blocks] = {}  # for leaves in several blocks
+    for i, leaf in enumerate(out):
+        if codable(leaf, given.kind):
+            parts = shards(leaf)
+            blocks[i] = [np.ascontiguousarray(np.asarray(x)).reshape(x.shape) for _, x in parts]
+            if len(parts) > 1 or blocks[i][0].shape != leaf.shape:
+                starts = tuple(start for start, _ in parts)
+                frames[i] = Blocks((), starts, tuple(leaf.shape), np.dtype(leaf.dtype), leaf.sharding)
+            out[i] = None
+    steps = dict(
+        zip(
+            blocks, _encode.in_parallel(lambda i: checked_step(names[i], blocks[i], given), blocks), strict=True
         )
-    tokens = _encode.in_parallel(lambda w: _tokens_of(w[2], w[3], pieces[w[0]], given), work)
+    )
+    work = [(i, j) for i, parts in blocks.items() for j, x in enumerate(parts) if codable(x, given.kind)]
+    tokens = _encode.in_parallel(lambda w: _tokens_of(blocks[w[0]], w[1], steps[w[0]], given), work)
+    for i, j in work:
+        blocks[i][j] = None
     if given.coder == "rans":
         coded = _encode.finish(tokens, known)
     else:
         from ggjax.codec import _zstd
 
         coded = [_zstd.encode(t) for t in tokens]
-    for (i, j, *_), c in zip(work, coded, strict=True):
-        if j is None:
-            out[i] = c
-        else:
-            pieces[i][j] = c
-    for i, blocks in pieces.items():
-        if not isinstance(out[i], Coded):
-            leaf = out[i]
-            starts = tuple(start for start, _ in parts_of[i])
-            out[i] = Blocks(tuple(blocks), starts, tuple(leaf.shape), np.dtype(leaf.dtype), leaf.sharding)
+    for (i, j), c in zip(work, coded, strict=True):
+        blocks[i][j] = c
+    for i, parts in blocks.items():
+        out[i] = dataclasses.replace(frames[i], blocks=tuple(parts)) if i in frames else parts[0]
     return out
 
 
-def _tokens_of(x: np.ndarray, step: np.float32, blocks: list[Any], given: Options) -> _encode.Tokens:
+def _tokens_of(blocks: list[Any], j: int, step: np.float32, given: Options) -> _encode.Tokens:
+    x = blocks[j]
     meta: dict[str, Any] = {"dtype": str(x.dtype), "coder": given.coder}
     if given.kind == "rf8":
         q = rf8.encode(x)

@@ -15,7 +15,7 @@ from ggjax.codec._encode import bucket, in_batches, in_parallel
 _WORDS_PER_LANE = (_rans.STEPS // 4, _rans.STEPS // 2, _rans.WORDS)
 """Sizes of the buffer of words, by lane: 4, 8 and 14 bits a token."""
 
-_GROUP = 16
+_GROUP = 4
 
 
 class Damaged(ValueError):
@@ -226,7 +226,7 @@ def _detokenize(meta: Meta, p: _coded.Part, token: np.ndarray, raw: np.ndarray |
 
 def _values(meta: Meta, p: _coded.Part, keys: np.ndarray) -> np.ndarray:
     """The weights of keys."""
-    number = max(bucket(len(keys)), 1 << 12)
+    number = 1 << max((len(keys) - 1).bit_length(), 12)
     padded = np.zeros(number, np.uint32)
     padded[: len(keys)] = keys
     x = _tokens.values(padded, *_scalars(meta, p.zeros), kind=meta.kind, dtype=_dtype(meta))

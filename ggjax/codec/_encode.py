@@ -16,7 +16,7 @@ from ggjax.codec._coded import Coded, Meta, Part
 BATCH = 32
 """Chunks that are coded at a time, at most: 1024 lanes."""
 
-_GROUP = 16
+_GROUP = 4
 """Chunks that are turned into tokens at a time, at most."""
 
 _T = TypeVar("_T")
@@ -124,12 +124,13 @@ def _tokenize(
 
 
 def _concatenate(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
+    if len(arrays) == 1:
+        return arrays[0]  # no copy of what may be large
     return np.concatenate([np.zeros(0, dtype), *arrays])
 
 
 def _in_chunks(x: np.ndarray) -> np.ndarray:
-    """The array as (chunks, CHUNK), zeros at the end, with a power of two of chunks, so that few programs are
-    compiled."""
+    """The array as (chunks, CHUNK), with zeros at the end to fill a bucket: few programs are compiled."""
     number = bucket(-(-len(x) // _tokens.CHUNK))
     if len(x) < number * _tokens.CHUNK:
         padded = np.zeros(number * _tokens.CHUNK, x.dtype)
@@ -139,8 +140,8 @@ def _in_chunks(x: np.ndarray) -> np.ndarray:
 
 
 def bucket(n: int) -> int:
-    """The next power of two."""
-    return 1 << (n - 1).bit_length()
+    """The next power of two, or multiple of 8: how many programs there are, and how much is done in vain."""
+    return -(-n // 8) * 8 if n > 8 else 1 << (n - 1).bit_length()
 
 
 def _pack_raw(raw: np.ndarray, size: int, shift: int) -> np.ndarray:
@@ -179,7 +180,7 @@ def finish(arrays: Sequence[Tokens], known: list[np.ndarray]) -> list[Coded]:
     for t, (meta, tables) in zip(arrays, chosen, strict=True):
         lanes = list(itertools.islice(streams, sum(len(p.chunks) for p in t.parts)))
         states, counts, words = (np.concatenate([x[i] for x in lanes]) for i in range(3))
-        raw = np.concatenate([p.raw for p in t.parts])
+        raw = _concatenate([p.raw for p in t.parts], np.uint8)
         exceptions = np.concatenate([p.exceptions for p in t.parts])
         out.append(Coded(words, states, counts, raw, exceptions, tables, t.classes, meta))
     return out

@@ -4,6 +4,7 @@ A tensor that is coded stands under its own name as U8 bytes; the others stand t
 describes the bytes.
 """
 
+import itertools
 import json
 import math
 import os
@@ -177,12 +178,17 @@ def _write(
             numbers.append(tables.setdefault(table.tobytes(), len(tables)))
             if numbers[-1] == len(stack):
                 stack.append(table)
-        side, chunks = _format.chunk_bytes(x)
-        data = [side, *chunks]
-        pieces = [Piece(len(d), zlib.crc32(d)) for d in data]
         dtype = _dtype_name(name, np.dtype(jnp.dtype(x.meta.dtype)))
-        stated[name] = _format.describe(dtype, x.meta.shape, x.meta, pieces[0], pieces[1:], numbers, block)
-        return Tensor(name, "U8", (sum(p.nbytes for p in pieces),), data)
+
+        def data() -> Iterator[bytes]:  # one chunk at a time
+            side, chunks = _format.chunk_bytes(x)
+            pieces = []
+            for piece in itertools.chain([side], chunks):
+                pieces.append(Piece(len(piece), zlib.crc32(piece)))
+                yield piece
+            stated[name] = _format.describe(dtype, x.meta.shape, x.meta, pieces[0], pieces[1:], numbers, block)
+
+        return Tensor(name, "U8", (x.stream_bytes,), data())
 
     def metadata() -> dict[str, str]:
         return {_format.KEY: _format.dump(stated, stack, original)}
@@ -513,9 +519,10 @@ def compress_file(
         for group in _compress.index_groups(sizes, GROUP):
             arrays = {n: _read(_Source(path, header.entries[n], None, [], n)) for n in group}
             nbytes = {n: x.nbytes for n, x in arrays.items()}
-            chosen = {n: x for n, x in arrays.items() if select(n) and _tree.is_weight(x)}
-            arrays.update(zip(chosen, _compress.code(chosen, given, known), strict=True))
-            del chosen
+            names = [n for n, x in arrays.items() if select(n) and _tree.is_weight(x)]
+            coded = _compress.code({n: arrays.pop(n) for n in names}, given, known)
+            arrays.update(zip(names, coded, strict=True))
+            del coded
             for n in group:
                 yield n, arrays.pop(n)
                 progress(n, nbytes[n])

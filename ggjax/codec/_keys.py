@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Kind = Literal["uniform", "rf8", "lossless"]
@@ -77,6 +78,8 @@ def values_of(
     return jnp.clip(number * step, -largest, largest).astype(dtype)
 
 
-def trailing_zeros(bits: int) -> int:
-    """How many bits at the end of a whole number are 0 (32 for a 0)."""
-    return (bits & -bits).bit_length() - 1 if bits else 32
+def trailing_zeros(bits: np.ndarray, dtype: str) -> np.ndarray:
+    """How many bits at the end of unsigned numbers are 0: at most those of the mantissa of a dtype."""
+    lowest = bits & (~bits + np.ones_like(bits))  # the lowest bit that is not 0
+    place = np.frexp(lowest.astype(np.float64))[1] - 1  # -1 for none
+    return np.where(place < 0, LOSSLESS[dtype], np.minimum(place, LOSSLESS[dtype]))

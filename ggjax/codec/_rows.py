@@ -9,7 +9,7 @@ In the lossless kind rows also differ in how many bits at their end are zero: ro
 kept as float32 have 13 such bits, which need not be stored.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,10 @@ def plan(x: np.ndarray, kind: _keys.Kind, step: np.float32, dead_zone: float) ->
       kind, step, dead_zone: as in ``_keys.keys_of``.
     """
     lossless = kind == "lossless"
-    whole = one_part(_common_zeros(_or_all(x), x.dtype) if lossless else 0)
+    whole = one_part()
+    if lossless and x.size:
+        every = np.bitwise_or.reduce(_bits(x.reshape(-1)), keepdims=True)
+        whole = one_part(int(_keys.trailing_zeros(every, str(x.dtype))[0]))
     if kind == "rf8" or x.ndim < 2 or x.size < MIN_SIZE:
         return whole
     best, least = whole, np.inf
@@ -65,7 +68,7 @@ def plan(x: np.ndarray, kind: _keys.Kind, step: np.float32, dead_zone: float) ->
             least = x.size * _sample_cost(some, same, whole.zeros, kind, step, dead_zone, x.size)
         zeros = np.zeros(rows, np.int64)
         if lossless:
-            zeros = np.array([_common_zeros(bits, x.dtype) for bits in np.bitwise_or.reduce(_bits(m), axis=1)])
+            zeros = _keys.trailing_zeros(np.bitwise_or.reduce(_bits(m), axis=1), str(x.dtype))
             zeros[zeros < 4] = 0
         scale = np.log(_row_means(x, axis) + 1e-30)
         for number in CLASSES if zeros.min() == zeros.max() else (1, *CLASSES):
@@ -139,12 +142,3 @@ def sample_keys(
 
 def _bits(x: np.ndarray) -> np.ndarray:
     return x.view(f"u{x.dtype.itemsize}")
-
-
-def _or_all(x: np.ndarray) -> Any:
-    return np.bitwise_or.reduce(_bits(np.ascontiguousarray(x)).reshape(-1)) if x.size else np.uint32(0)
-
-
-def _common_zeros(bits: Any, dtype: np.dtype) -> int:
-    """The trailing zeros that all weights share: at most the mantissa's bits."""
-    return min(_keys.trailing_zeros(int(bits)), _keys.LOSSLESS[str(dtype)])

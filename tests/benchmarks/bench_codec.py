@@ -30,6 +30,8 @@ from ggjax import codec, gennorm, rate
 from ggjax.codec import _decode, _encode, _models, _safetensors, _steps, _tokens
 
 REPEATS = 5
+SLOW = 2.0
+"""Peers that take more seconds are timed once."""
 
 
 class Row(NamedTuple):
@@ -73,13 +75,13 @@ def measured(peers: list[Peer], n: int) -> list[Row]:
     best = [[np.inf, np.inf] for _ in peers]
     for _ in range(REPEATS):
         for p, data, b in zip(peers, coded, best, strict=True):
+            if SLOW < min(b[0], b[0] + b[1]) < np.inf:
+                continue  # once is enough
             start = time.perf_counter()
             p.encode()
             middle = time.perf_counter()
             p.decode(data)
             b[0], b[1] = min(b[0], middle - start), min(b[1], time.perf_counter() - middle)
-            if max(b) > 20:
-                break
     return [Row(p.name, 8 * p.nbytes(d) / n, *b) for p, d, b in zip(peers, coded, best, strict=True)]
 
 
@@ -312,7 +314,7 @@ def memory(megabytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         peaks = {}
-        for name, size in (("small", 1 << 11), ("large", megabytes * (1 << 17) // 4)):
+        for name, size in (("small", 1 << 11), ("large", megabytes * (1 << 18))):
             path = os.path.join(folder, name)
             drawn = ((f"w{i}", rng.normal(size=size).astype(np.float32)) for i in range(8))
             tensors = (
@@ -331,11 +333,11 @@ def memory(megabytes: int) -> None:
             }.items():
                 command = [sys.executable, "-c", code, *argv]
                 peaks[what, name] = int(subprocess.run(command, capture_output=True, check=True).stdout)
-        tensor = megabytes * (1 << 17)
+        tensor = megabytes * (1 << 20)
         for what in ("compress", "decompress"):
             grown = peaks[what, "large"] - peaks[what, "small"]
             print(
-                f"{what} of a file of {8 * tensor / 1e6:.0f} MB, 8 tensors: {peaks[what, 'large'] / 1e6:.0f} MB "
+                f"{what} of a file of {8 * tensor / 1e6:.0f} MB: {peaks[what, 'large'] / 1e6:.0f} MB "
                 f"at the peak, {grown / 1e6:.0f} MB more than for a small file: {grown / tensor:.1f}x its "
                 "largest tensor (at most 6x, and the file besides)"
             )
