@@ -23,8 +23,10 @@ def test_the_two_commands_open_it():
     assert "[test]" in test and "pytest" in test and "ruff" in test and "pyrefly" in test
 
 
-def test_the_python_runs(capsys):
+def test_the_python_runs(capsys, tmp_path, monkeypatch):
     import jax
+
+    monkeypatch.chdir(tmp_path)  # it writes a file
 
     (code,) = blocks("python")
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
