@@ -119,7 +119,7 @@ def backslash(
 
     def fit(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
         first, second = gennorm.abs_moments(leaves)
-        law = gennorm.from_moments(first, second, _tree.size(leaves))
+        law = gennorm.from_moments(first, second, float(_tree.size(leaves)))
         nu = law.nu if gg_shape is None else jnp.asarray(gg_shape, law.nu.dtype)
         scale = law.scale * gennorm.std(law.nu) / gennorm.std(nu)
         bits = gennorm.entropy_unchecked(nu, scale) / jnp.log(2.0)
@@ -162,7 +162,7 @@ def backslash(
             nus, bits = lax.cond(state.count % estimate_every == 0, estimate, keep)
 
         weight = weight_at(state.count)
-        share = weight / max(_tree.size(weights), 1)
+        share = weight / float(max(_tree.size(weights), 1))
         each = nus if per_leaf else nus * len(weights)
         pairs = zip(weights, flat._replace(leaves=steps).weights(), each, strict=True)
         fixed = gg_shape if _tree.is_concrete(gg_shape) else None

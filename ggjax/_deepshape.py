@@ -201,7 +201,7 @@ def _reshape(
 
     after = jnp.floor(0.5 * (positions[:-1] + positions[1:])).astype(jnp.int32)
     after = jnp.where(kept, after, level)
-    moved = jnp.sum(jnp.where(after != level, counts, 0)) / max(n, 1)
+    moved = jnp.sum(jnp.where(after != level, counts, 0)) / float(max(n, 1))
     first, second, _, number = _moments(jnp.where(kept, counts, 0), after.astype(jnp.float32))
     after = _fit(first, second, number, leaves)
     width = step.astype(law.nu.dtype)

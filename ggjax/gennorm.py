@@ -144,9 +144,9 @@ def fit(
 def fit_leaves(leaves: list[Any], *, center: bool = False, method: _Method = "table") -> Fit:
     """``fit`` of a list of floating arrays, without its checks."""
     n = _tree.size(leaves)
-    loc = _total([jnp.sum(_tree.wide(x)) for x in leaves]) / max(n, 1) if center else 0.0
+    loc = _total([jnp.sum(_tree.wide(x)) for x in leaves]) / float(max(n, 1)) if center else 0.0
     first, second = abs_moments(leaves, loc)
-    return from_moments(first, second, n, loc, method=method)
+    return from_moments(first, second, float(n), loc, method=method)
 
 
 def abs_moments(leaves: list[Any], loc: ArrayLike = 0.0) -> tuple[jax.Array, jax.Array]:

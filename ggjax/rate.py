@@ -211,7 +211,7 @@ def _penalty(leaves: list[Any], eps: Any, nu: Any) -> jax.Array:
         size = jnp.sign(x) * x  # |x|, but with gradient 0 at 0 (that of jnp.abs is 1 there)
         powers = jnp.exp(nu.astype(x.dtype) * jnp.log(size + eps.astype(x.dtype)))  # faster than a power
         total = total + jnp.sum(powers).astype(dtype)
-    return total / max(_tree.size(leaves), 1)
+    return total / float(max(_tree.size(leaves), 1))
 
 
 def _check_code(code: Any) -> None:

@@ -74,7 +74,8 @@ def loss64(params, windows):
 def test_table_has_a_row_of_finite_numbers_per_model(results):
     table = results["table"]
     assert [row["model"] for row in table] == NAMES
-    keys = {"model", "loss", "nu", "step_1%", "loss_1%", "rf8_loss", *ENTRIES}
+    files = {"file_bytes", "file_bits", "file_loss", "safetensors_bytes", "zstd_bytes"}
+    keys = {"model", "loss", "nu", "step_1%", "loss_1%", "rf8_loss", *ENTRIES, *files}
     for row in table:
         assert set(row) == keys
         assert all(np.isfinite(row[k]) for k in keys - {"model"})

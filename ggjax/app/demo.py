@@ -49,9 +49,9 @@ nu           shape of the fitted law: 2 Gaussian, 1 Laplace
 bits         per parameter, by entropy/by exp-Golomb codes, at quantization steps 2^-13,
              2^-8, and the coarsest step that costs at most 1 % loss"""
 FILES_LEGEND = """\
-Files        of the models at that coarsest step, read back before their loss was taken; bits per
-             parameter with everything in the file, beside the entropy; the same tensors as plain
-             safetensors, and those through zstd -19"""
+Files        at that coarsest step, read back before their loss was taken; bits per
+             parameter of the whole file, beside the entropy; the same tensors as
+             plain safetensors, and those through zstd -19"""
 
 
 class Settings(NamedTuple):
@@ -345,7 +345,7 @@ def show(results: dict[str, Any], out: str | os.PathLike[str]) -> None:
             f"  loss {row['loss']:.3f} (Adam's + {100 * row['rise']:g} %): "
             f"Adam {row['adam']:.2f}, BackSlash {row['backslash']:.2f} ({-100 * row['saved']:+.0f} %)"
         )
-    console.print(f"\nWrote life.png, results.json and a .ggjax.safetensors of every model to {Path(out)}")
+    console.print(f"\nWrote life.png, results.json and the files of the models to {Path(out)}")
 
 
 def _model(s: Settings) -> _lm.Model:
