@@ -28,6 +28,9 @@ _COUNT_BITS = 31
 
 _CHUNK = 1 << 18
 
+_FEW = 16
+"""Trees of more leaves than this have their small ones packed together."""
+
 _Method = Literal["histogram", "rank"]
 
 
@@ -152,6 +155,11 @@ def _reshape(
     whole: bool,
 ) -> tuple[list[jax.Array], DeepShapeInfo]:
     leaves = [jnp.asarray(x) for x in leaves]
+    if whole and method == "histogram" and len(leaves) > _FEW:
+        packed, unpack = _pack(leaves)
+        if len(packed) < len(leaves):
+            new, info = _reshape(packed, shape_scale, std_scale, step, min_count, method=method, whole=whole)
+            return unpack(new), info
     n = _tree.size(leaves)
     unit = max((n - 1).bit_length() - _COUNT_BITS, 0)  # log2 of the unit that ranks are counted in
 
@@ -209,6 +217,39 @@ def _reshape(
         f._replace(scale=f.scale * width, loc=mu.astype(width.dtype) * width) for f in (law, after)
     )
     return new, DeepShapeInfo(before, after, max_level, moved)
+
+
+def _pack(leaves: list[jax.Array]) -> tuple[list[jax.Array], Callable[[list[jax.Array]], list[jax.Array]]]:
+    """Small leaves one after another in a few vectors, and the function that cuts results like these up again.
+
+    A program for each of thousands of leaves would take minutes to compile.
+    """
+    groups: list[list[int]] = []
+    open_group: dict[Any, int] = {}
+    for i, x in enumerate(leaves):
+        small = x.size < _CHUNK
+        g = open_group.get(x.dtype) if small else None
+        if g is None or _tree.size([leaves[j] for j in groups[g]]) + x.size > 16 * _CHUNK:
+            g = len(groups)
+            groups.append([])
+            if small:
+                open_group[x.dtype] = g
+        groups[g].append(i)
+    packed = [
+        leaves[g[0]] if len(g) == 1 else jnp.concatenate([leaves[i].ravel() for i in g]) for g in groups
+    ]
+
+    def unpack(new: list[jax.Array]) -> list[jax.Array]:
+        out = list(leaves)
+        for g, x in zip(groups, new, strict=True):
+            start = 0
+            for i in g:
+                size = leaves[i].size
+                out[i] = x if len(g) == 1 else x[start : start + size].reshape(leaves[i].shape)
+                start += size
+        return out
+
+    return packed, unpack
 
 
 def _level(x: jax.Array, step: jax.Array) -> jax.Array:

@@ -151,8 +151,29 @@ def fit_leaves(leaves: list[Any], *, center: bool = False, method: _Method = "ta
 
 def abs_moments(leaves: list[Any], loc: ArrayLike = 0.0) -> tuple[jax.Array, jax.Array]:
     """(sum |x - loc|, sum (x - loc)^2) over all leaves together, in float32 or wider."""
-    centred = [x - jnp.asarray(loc, x.dtype) for x in map(_tree.wide, leaves)]
-    return _total([jnp.sum(jnp.abs(x)) for x in centred]), _total([jnp.sum(x * x) for x in centred])
+    first, second = [], []
+    for alike in _alike(leaves):
+        centred = [x - jnp.asarray(loc, x.dtype) for x in map(_tree.wide, alike)]
+        first.append(jnp.sum(functools.reduce(jnp.add, map(jnp.abs, centred))))
+        second.append(jnp.sum(functools.reduce(jnp.add, [x * x for x in centred])))
+    return _total(first), _total(second)
+
+
+_ALIKE = 16
+"""Leaves of one shape that are summed up together: models have many, and a program for each takes long to compile."""
+
+
+def _alike(leaves: list[Any]) -> list[list[Any]]:
+    """The leaves in groups of one shape and dtype; each alone where they may be sharded, each in its own way."""
+    if jax.device_count() > 1:
+        return [[x] for x in leaves]
+    groups: dict[Any, list[list[Any]]] = {}
+    for x in leaves:
+        runs = groups.setdefault((jnp.shape(x), jnp.result_type(x)), [[]])
+        if len(runs[-1]) == _ALIKE:
+            runs.append([])
+        runs[-1].append(x)
+    return [run for runs in groups.values() for run in runs]
 
 
 def _total(parts: list[jax.Array]) -> jax.Array:
