@@ -238,10 +238,12 @@ def _pack(leaves: list[jax.Array]) -> tuple[list[jax.Array], Callable[[list[jax.
     packed = [
         leaves[g[0]] if len(g) == 1 else jnp.concatenate([leaves[i].ravel() for i in g]) for g in groups
     ]
+    # XLA is kept from computing what follows for each of the pieces.
+    packed = list(lax.optimization_barrier(packed))
 
     def unpack(new: list[jax.Array]) -> list[jax.Array]:
         out = list(leaves)
-        for g, x in zip(groups, new, strict=True):
+        for g, x in zip(groups, lax.optimization_barrier(new), strict=True):
             start = 0
             for i in g:
                 size = leaves[i].size
