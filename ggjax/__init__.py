@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ggjax.codec import Compressed as Compressed
     from ggjax.codec import FormatError as FormatError
     from ggjax.codec import compress as compress
+    from ggjax.codec import compress_file as compress_file
     from ggjax.codec import decompress as decompress
+    from ggjax.codec import decompress_file as decompress_file
     from ggjax.codec import inspect_file as inspect_file
     from ggjax.codec import load_file as load_file
     from ggjax.codec import save_file as save_file
@@ -40,7 +42,9 @@ _NAMES = {
         "Compressed",
         "FormatError",
         "compress",
+        "compress_file",
         "decompress",
+        "decompress_file",
         "inspect_file",
         "load_file",
         "save_file",

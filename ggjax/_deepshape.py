@@ -235,9 +235,7 @@ def _pack(leaves: list[jax.Array]) -> tuple[list[jax.Array], Callable[[list[jax.
             if small:
                 open_group[x.dtype] = g
         groups[g].append(i)
-    packed = [
-        leaves[g[0]] if len(g) == 1 else jnp.concatenate([leaves[i].ravel() for i in g]) for g in groups
-    ]
+    packed = [leaves[g[0]] if len(g) == 1 else jnp.concatenate([leaves[i].ravel() for i in g]) for g in groups]
     # XLA is kept from computing what follows for each of the pieces.
     packed = list(lax.optimization_barrier(packed))
 

@@ -160,11 +160,13 @@ def abs_moments(leaves: list[Any], loc: ArrayLike = 0.0) -> tuple[jax.Array, jax
 
 
 _ALIKE = 16
-"""Leaves of one shape that are summed up together: models have many, and a program for each takes long to compile."""
+"""Leaves of one shape that are summed up together: models have many, and a program for each takes long to
+compile."""
 
 
 def _alike(leaves: list[Any]) -> list[list[Any]]:
-    """The leaves in groups of one shape and dtype; each alone where they may be sharded, each in its own way."""
+    """The leaves in groups of one shape and dtype; each alone where they may be sharded, each in its own
+    way."""
     if jax.device_count() > 1:
         return [[x] for x in leaves]
     groups: dict[Any, list[list[Any]]] = {}

@@ -112,5 +112,5 @@ def test_ctrl_c_leaves_one_line_and_no_file(tmp_path):
         stdout, stderr = p.communicate(timeout=120)
     assert first.startswith("Adam: "), first + stderr
     assert p.returncode == 130
-    assert stderr == "ggjax: interrupted, nothing written\n" and stdout == ""
+    assert stderr == "ggjax: interrupted: no file is half written\n" and stdout == ""
     assert list(out.iterdir()) == []

@@ -441,7 +441,7 @@ def test_sharded_leaves_are_coded_by_shard_and_come_back_sharded(axis_type):
             {"step": 1e-12},
             r"leaf 'a/w': its largest weight is 1, 1e\+12 steps of 1e-12, expected fewer than 2\^31",
         ),
-        ({"step": 1e-31}, r"step must be from 2\^-100 to 2\^100, got 1e-31"),
+        ({"step": 1e-37}, r"step must be from 2\^-120 to 2\^100, got 1e-37"),
         ({"step": 1, "mask": {"b": True}}, "mask does not fit the tree"),
     ],
     ids=str,

@@ -207,9 +207,14 @@ def test_checkpoints_of_others_come_back_byte_for_byte(tmp_path):
     codec.decompress_file(small, back)
     assert back.read_bytes() == source.read_bytes()
     with pytest.raises(ValueError, match="compressed already"):
-        codec.compress_file(small, back, lossless=True)
+        codec.compress_file(small, tmp_path / "d", lossless=True)
     with pytest.raises(codec.FormatError, match="not a compressed file"):
-        codec.decompress_file(source, back)
+        codec.decompress_file(source, tmp_path / "d")
+    for f, path, options in ((codec.compress_file, source, {"step": 1.0}), (codec.decompress_file, small, {})):
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match="is the source: choose another target"):
+            f(path, path, overwrite=True, **options)
+        assert path.read_bytes() == before
 
 
 def test_float64_and_float8_keep_their_dtype(tmp_path):
@@ -222,10 +227,10 @@ def test_float64_and_float8_keep_their_dtype(tmp_path):
     ]
     _safetensors.write(source, pieces, dict)
     for options in ({"lossless": True}, {"step": 2**-6}, {"rf8": True}):
-        codec.compress_file(source, small, **options)
-        codec.decompress_file(small, back)
-        header = _safetensors.read_header(back)
-        assert [e.dtype for e in header.entries.values()] == ["F64", "F8_E4M3", "F8_E5M2"]
+        codec.compress_file(source, small, overwrite=True, **options)
+        codec.decompress_file(small, back, overwrite=True)
+        with _safetensors.opened(back) as f:
+            assert [e.dtype for e in f.header.entries.values()] == ["F64", "F8_E4M3", "F8_E5M2"]
         if "lossless" in options:
             assert back.read_bytes() == source.read_bytes()
 
@@ -233,12 +238,10 @@ def test_float64_and_float8_keep_their_dtype(tmp_path):
 def test_headers_are_those_of_the_library(tmp_path):
     path = tmp_path / "x"
     arrays = checkpoint(path, {"format": "np"})
-    header = _safetensors.read_header(path)
-    assert header.metadata == {"format": "np"}
-    for name, want in arrays.items():
-        e = header.entries[name]
-        got = _safetensors.as_array(_safetensors.read_bytes(path, e.begin, e.end), e.dtype, e.shape)
-        np.testing.assert_array_equal(got, want)
+    with _safetensors.opened(path) as f:
+        assert f.header.metadata == {"format": "np"}
+        for name, want in arrays.items():
+            np.testing.assert_array_equal(_safetensors.read_array(f, name), want)
 
 
 def test_nothing_is_overwritten_unless_asked(tmp_path):
@@ -246,7 +249,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path):
     checkpoint(source)
     target.write_text("mine")
     with pytest.raises(FileExistsError, match="exists already"):
-        codec.compress_file(source, target, lossless=True, overwrite=False)
+        codec.compress_file(source, target, lossless=True)
     assert target.read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
 
 

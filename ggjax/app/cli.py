@@ -46,9 +46,9 @@ Print every tensor of a compressed checkpoint: dtype, shape, kind of coding, ste
 VERIFY = """\
 Check every CRC-32 of a compressed checkpoint and decode all of it. Exit code 0 if all is well, 2 if not."""
 STATS = """\
-Print, for every floating tensor of a checkpoint, the shape nu and the standard deviation of its weights,
-and, at a step (a quarter of the standard deviation unless one is given), their entropy and the
-signal-to-noise ratio."""
+Print, for every floating tensor of 1024 weights and more of a checkpoint, the shape nu and the standard
+deviation of its weights, and, at a step (a quarter of the standard deviation unless one is given), their
+entropy and the signal-to-noise ratio."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,9 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()  # so that a reader that went away is noticed here
+        return code
     except KeyboardInterrupt:
-        return _fail("interrupted, nothing written", 130)
+        return _fail("interrupted: no file is half written", 130)
     except BrokenPipeError:  # the reader of our output went away: no more output, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -216,8 +218,11 @@ def _files(args: argparse.Namespace) -> int:
         return getattr(files, args.name)(args)
     except BrokenPipeError:
         raise
-    except (OSError, ValueError, ImportError, TypeError) as e:
+    except (ValueError, ImportError, TypeError) as e:
         return _fail(str(e), 2)
+    except OSError as e:
+        misused = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+        return _fail(str(e), 2 if isinstance(e, misused) else 1)
 
 
 class _Version(argparse.Action):

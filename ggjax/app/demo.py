@@ -24,6 +24,7 @@ import optax
 
 import ggjax
 from ggjax import codec, gennorm, rate, rf8
+from ggjax._atomic import new_file
 from ggjax.app import _lm
 from ggjax.app._progress import Report, progress
 
@@ -117,8 +118,10 @@ def run(out: str | os.PathLike[str], settings: Settings = FULL, *, quiet: bool =
                 file.replace(out / file.name)
     results["settings"] = {**s._asdict(), "parameters": _size(models["adam"]), "ggjax": ggjax.__version__}
     figure = plots.life(models, results)
-    write(out / "life.png", lambda f: figure.savefig(f, format="png", dpi=150))
-    write(out / "results.json", lambda f: f.write(json.dumps(results, indent=1).encode()))
+    with new_file(out / "life.png") as f:
+        figure.savefig(f, format="png", dpi=150)
+    with new_file(out / "results.json") as f:
+        f.write(json.dumps(results, indent=1).encode())
     return results
 
 
@@ -295,17 +298,6 @@ def _bits_at(frontier: list[dict[str, Any]], model: str, loss: float) -> float |
     if not losses[0] <= loss <= losses[-1]:
         return None
     return float(np.interp(loss, losses, [p[2] for p in points]))
-
-
-def write(path: Path, fill: Callable[[Any], Any]) -> None:
-    """Write a file under a temporary name and rename it, so that it is complete or absent."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as f:
-            fill(f)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def show(results: dict[str, Any], out: str | os.PathLike[str]) -> None:

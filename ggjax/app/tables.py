@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ggjax import gennorm, rf8
+from ggjax._atomic import new_file
 
 
 def gamma_csv() -> str:
@@ -56,14 +57,9 @@ def write(folder: str | os.PathLike[str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, text in (("gamma.csv", gamma_csv()), ("rf8.csv", rf8_csv())):
-        path = folder / name
-        part = path.with_name(f".{name}.{os.getpid()}.part")
-        try:
-            part.write_bytes(text.encode("ascii"))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        paths.append(path)
+        with new_file(folder / name) as f:
+            f.write(text.encode("ascii"))
+        paths.append(folder / name)
     return paths
 
 

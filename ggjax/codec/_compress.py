@@ -64,18 +64,22 @@ class Compressed:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that all leaves take in a file, without its header."""
+        """The bytes of all leaves: of their streams, and of the tables that each uses."""
         return sum(leaf.nbytes for _, leaf in self.leaves())
 
     @property
     def bits(self) -> dict[str, float]:
-        """Bits per parameter of every coded leaf, by its name."""
-        return {n: 8 * x.nbytes / max(x.size, 1) for n, x in self.leaves() if is_coded(x)}
+        """Bits per parameter of every coded leaf, by its name (of the shards at hand)."""
+        return {n: 8 * x.nbytes / max(_size_at_hand(x), 1) for n, x in self.leaves() if is_coded(x)}
 
     def leaves(self) -> Iterator[tuple[str, Any]]:
         """(name, leaf) of every leaf, coded or not."""
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.tree, is_leaf=is_coded):
             yield _tree.leaf_name(path), leaf if hasattr(leaf, "nbytes") else np.asarray(leaf)
+
+
+def _size_at_hand(x: Any) -> int:
+    return sum(b.size for b in x.blocks) if isinstance(x, Blocks) else x.size
 
 
 def is_coded(x: Any) -> bool:
@@ -106,7 +110,7 @@ def compress(
 
     Args:
       params: a tree of arrays (outside jit). Sharded leaves are coded shard by shard.
-      step: round weights to multiples of this, from 2^-100 to 2^100, in their units.
+      step: round weights to multiples of this, from 2^-120 to 2^100, in their units.
       bits: choose the step of every leaf so that it takes about so many bits per parameter by entropy.
       snr_db: choose the step of every leaf for this ratio of its power to that of the error, in decibels.
       step_per_std: choose the step of every leaf as so many of its standard deviations.
@@ -133,8 +137,17 @@ def compress(
     >>> bool(jnp.abs(decompress(small)["w"] - w).max() <= 0.125), small.nbytes < w.nbytes / 8
     (True, True)
     """
-    wanted = _steps.Want(step, bits, snr_db, step_per_std)
-    given = options(wanted, rf8, lossless, dead_zone, centroids, coder)
+    given = options(
+        step=step,
+        bits=bits,
+        snr_db=snr_db,
+        step_per_std=step_per_std,
+        rf8=rf8,
+        lossless=lossless,
+        dead_zone=dead_zone,
+        centroids=centroids,
+        coder=coder,
+    )
     flat = _tree.flatten(params, mask, needs_weights=False)
     leaves = dict(zip(flat.weight_names(), flat.weights(), strict=True))
     for name, leaf in leaves.items():
@@ -145,7 +158,7 @@ def compress(
     known: list[np.ndarray] = []
     coded: list[Any] = []
     for group in _groups(leaves):
-        coded.extend(code(group, given, known))
+        coded.extend(code(list(group), list(group.values()), given, known))
     return Compressed(flat.replace(coded))
 
 
@@ -186,15 +199,22 @@ def decompress(compressed: Any, *, keep_rf8: bool = False) -> Any:
 
 
 def options(
-    want: _steps.Want, rf8: bool, lossless: bool, dead_zone: float, centroids: bool, coder: str
+    *,
+    step: float | None = None,
+    bits: float | None = None,
+    snr_db: float | None = None,
+    step_per_std: float | None = None,
+    rf8: bool = False,
+    lossless: bool = False,
+    dead_zone: float = 0.0,
+    centroids: bool = False,
+    coder: str = "rans",
 ) -> Options:
-    """The checked arguments of ``compress``."""
+    """The checked options of ``compress``."""
+    want = _steps.Want(step, bits, snr_db, step_per_std)
     if rf8 or lossless:
-        given = [
-            n
-            for n, v in (*want._asdict().items(), ("rf8", rf8), ("lossless", lossless))
-            if v not in (None, False)
-        ]
+        ways = (*want._asdict().items(), ("rf8", rf8), ("lossless", lossless))
+        given = [n for n, v in ways if v not in (None, False)]
         if len(given) > 1:
             raise ValueError(
                 f"give one of step, bits, snr_db, step_per_std, rf8, lossless; got {' and '.join(given)}"
@@ -215,32 +235,34 @@ def options(
     return Options(kind, want, float(dead_zone), bool(centroids), coder)
 
 
-def code(leaves: dict[str, Any], given: Options, known: list[np.ndarray]) -> list[Any]:
+def code(names: list[str], leaves: list[Any], given: Options, known: list[np.ndarray]) -> list[Any]:
     """Code some leaves together: each comes as ``Coded``, ``Blocks``, or as it is where it is not worth coding.
 
     Args:
-      leaves: by name; emptied, so that their memory is free as soon as it can be.
+      names: of the leaves, for messages.
+      leaves: emptied, so that the memory of each is free as soon as it can be.
       given: how.
       known: the tables made so far, to be used again; new ones are appended.
     """
-    names, out = list(leaves), list(leaves.values())
+    out = list(leaves)
     leaves.clear()
     blocks: dict[int, list[Any]] = {}  # of each leaf that is coded, by its place
     frames: dict[int, Blocks] = {}  # for leaves in several blocks
+    steps: dict[int, np.float32] = {}
     for i, leaf in enumerate(out):
         if codable(leaf, given.kind):
             parts = shards(leaf)
-            blocks[i] = [np.ascontiguousarray(np.asarray(x)).reshape(x.shape) for _, x in parts]
-            if len(parts) > 1 or blocks[i][0].shape != leaf.shape:
+            blocks[i] = [_host(x) for _, x in parts]
+            if len(parts) != 1 or blocks[i][0].shape != leaf.shape:
                 starts = tuple(start for start, _ in parts)
                 frames[i] = Blocks((), starts, tuple(leaf.shape), np.dtype(leaf.dtype), leaf.sharding)
+                if not leaf.is_fully_addressable:  # all processes together, one leaf at a time
+                    steps[i] = checked_step(names[i], blocks[i], given, everywhere=True)
             out[i] = None
-    steps = dict(
-        zip(
-            blocks, _encode.in_parallel(lambda i: checked_step(names[i], blocks[i], given), blocks), strict=True
-        )
-    )
-    work = [(i, j) for i, parts in blocks.items() for j, x in enumerate(parts) if codable(x, given.kind)]
+    rest = [i for i in blocks if i not in steps]
+    found = _encode.in_parallel(lambda i: checked_step(names[i], blocks[i], given), rest)
+    steps |= dict(zip(rest, found, strict=True))
+    work = [(i, j) for i, parts in blocks.items() for j, x in enumerate(parts) if x.size]
     tokens = _encode.in_parallel(lambda w: _tokens_of(blocks[w[0]], w[1], steps[w[0]], given), work)
     for i, j in work:
         blocks[i][j] = None
@@ -257,36 +279,76 @@ def code(leaves: dict[str, Any], given: Options, known: list[np.ndarray]) -> lis
     return out
 
 
+def _host(x: Any) -> np.ndarray:
+    """The array on the host, contiguous and in the byte order of this machine."""
+    array = np.asarray(x)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
 def _tokens_of(blocks: list[Any], j: int, step: np.float32, given: Options) -> _encode.Tokens:
     x = blocks[j]
     meta: dict[str, Any] = {"dtype": str(x.dtype), "coder": given.coder}
     if given.kind == "rf8":
-        q = rf8.encode(x)
+        q = rf8.encode(_encode.padded(x.reshape(-1)))  # zeros change nothing, and few programs are compiled
         meta["exponent"] = int(q.exponents)
-        x = np.asarray(q.codes)
+        x = np.asarray(q.codes)[: x.size].reshape(x.shape)
     if given.centroids:
-        meta["centroids"] = _steps.centroids(blocks, step, given.dead_zone)
+        meta["centroids"] = _steps.centroids([x], step, given.dead_zone)
     return _encode.tokens_of(x, given.kind, step, given.dead_zone, **meta)
 
 
-def checked_step(name: str, blocks: list[np.ndarray], given: Options) -> np.float32:
+def checked_step(
+    name: str, blocks: list[np.ndarray], given: Options, *, everywhere: bool = False
+) -> np.float32:
+    """The step for a leaf.
+
+    Args:
+      name: of the leaf.
+      blocks: its weights.
+      given: what is wanted.
+      everywhere: the leaf has other blocks in other processes, which call this too.
+
+    Raises:
+      ValueError: a weight is not finite, or beyond float32, or too many or too small a step away from 0.
+    """
     if given.kind == "lossless":
         return np.float32(0)
-    sizes = [max(abs(float(b.max())), abs(float(b.min()))) for b in blocks if b.size]
-    if not np.isfinite(sizes).all():
+    chosen = given.kind == "uniform" and given.want.step is None
+    s = _steps.summarize(blocks, _steps.SAMPLE if chosen else 0)
+    if everywhere:
+        s = _summary_of_all(blocks)
+    if not np.isfinite([s.low, s.high]).all():
         _tree.check_finite([name] * len(blocks), blocks)
-    largest = max(sizes, default=0.0)
+        raise ValueError(f"leaf {name!r}: expected finite weights, another process has others")
+    largest = max(abs(float(s.low)), abs(float(s.high)))
     if largest > float(np.finfo(np.float32).max):
         raise ValueError(f"leaf {name!r}: its largest weight is {largest:.4g}, expected the range of float32")
     if given.kind == "rf8":
         return np.float32(0)
-    step = _steps.choose(blocks, given.want)
+    try:
+        step = _steps.choose(s, given.want)
+    except ValueError as e:
+        raise ValueError(f"leaf {name!r}: {e}") from None
     if largest / float(step) >= 2.0**31 - 128:
         raise ValueError(
             f"leaf {name!r}: its largest weight is {largest:.4g}, {largest / float(step):.4g} steps of "
             f"{step:.4g}, expected fewer than 2^31: take a larger step"
         )
     return step
+
+
+def _summary_of_all(blocks: list[np.ndarray]) -> _steps.Summary:
+    """The summary of the blocks of all processes, the same in each."""
+    from jax.experimental.multihost_utils import process_allgather
+
+    most = 1 << 14
+    s = _steps.summarize(blocks, most)
+    fields = np.concatenate([[len(s.sample)], [float(v) for v in s[1:]], np.resize(s.sample, most)])
+    with jax.enable_x64(True):
+        gathered = np.asarray(process_allgather(fields)).reshape(jax.process_count(), -1)
+    parts = [_steps.Summary(g[6 : 6 + int(g[0])], *(np.array(v) for v in g[1:6])) for g in gathered]
+    return _steps.merge(parts)
 
 
 def codable(x: Any, kind: _keys.Kind) -> bool:
@@ -328,27 +390,50 @@ def index_groups(sizes: list[tuple[Any, int]], most: int = GROUP) -> Iterator[li
 
 def finished(c: Coded, array: Any, keep_rf8: bool) -> Any:
     """A decoded array as JAX's."""
-    x = jax.device_put(array)  # jnp.asarray would compile a program for every shape
-    if c.meta.kind == "rf8":
+    if c.meta.kind != "rf8":
+        return jax.device_put(array)  # jnp.asarray would compile a program for every shape
+    if keep_rf8:
         dtype = jax.dtypes.canonicalize_dtype(c.meta.dtype)
-        q = rf8.RF8Array(x, jnp.int8(c.meta.exponent), dtype)
-        return q if keep_rf8 else rf8.decode(q)
-    return x
+        return rf8.RF8Array(jnp.asarray(array), jnp.int8(c.meta.exponent), dtype)
+    if isinstance(array, jax.core.Tracer):
+        return rf8.decode(finished(c, array, True))
+    return jax.device_put(rf8_values(array, c.meta))
+
+
+def rf8_values(codes: np.ndarray, meta: _coded.Meta) -> np.ndarray:
+    """The weights of RF8 codes, on the host."""
+    dtype = jax.dtypes.canonicalize_dtype(meta.dtype)
+    flat = _encode.padded(codes.reshape(-1))
+    values = rf8.decode(rf8.RF8Array(jax.device_put(flat), jnp.int8(meta.exponent), dtype))
+    return np.asarray(values)[: codes.size].reshape(codes.shape)
 
 
 def _assembled(x: Blocks, keep_rf8: bool) -> Any:
     """The array of its blocks, on the devices that it was on."""
     if keep_rf8 and any(isinstance(b, Coded) and b.meta.kind == "rf8" for b in x.blocks):
         raise ValueError("keep_rf8 takes whole arrays, not sharded ones (each shard has its own exponent)")
-    blocks = [decompress(b) for b in x.blocks]
-    at = dict(zip(x.starts, blocks, strict=True))
-    if x.sharding is None or not _tree.is_concrete(*blocks):
-        out = jnp.zeros(x.shape, x.dtype)
-        for start, block in at.items():
-            out = jax.lax.dynamic_update_slice(out, block.astype(out.dtype), start)
-        return out
-    indices = x.sharding.addressable_devices_indices_map(x.shape)
-    arrays = [
-        jax.device_put(at[tuple(i.start or 0 for i in index)], device) for device, index in indices.items()
-    ]
+    if not _tree.is_concrete(*jax.tree.leaves(x)):
+        return _assembled_traced(x)
+    at = dict(zip(x.starts, (decompress(b) for b in x.blocks), strict=True))
+    kind = x.sharding.memory_kind
+    arrays = []
+    for device, index in x.sharding.addressable_devices_indices_map(x.shape).items():
+        place = jax.sharding.SingleDeviceSharding(device, memory_kind=kind)
+        arrays.append(jax.device_put(at[tuple(i.start or 0 for i in index)], place))
     return jax.make_array_from_single_device_arrays(x.shape, x.sharding, arrays)
+
+
+def _assembled_traced(x: Blocks) -> jax.Array:
+    here = _size_at_hand(x)
+    if here != x.size:
+        raise ValueError(
+            f"an array of shape {x.shape} has {here} of its {x.size} elements in this process: call decompress "
+            "outside jit, where it gives an array over all processes"
+        )
+    # As bits: a floating type may be widened on the way, and its NaN changed.
+    bits = jnp.dtype(f"uint{8 * jnp.dtype(x.dtype).itemsize}")
+    out = jnp.zeros(x.shape, bits)
+    for start, block in zip(x.starts, x.blocks, strict=True):
+        piece = decompress(block).astype(x.dtype)
+        out = jax.lax.dynamic_update_slice(out, jax.lax.bitcast_convert_type(piece, bits), start)
+    return jax.lax.bitcast_convert_type(out, x.dtype)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ggjax.codec import _coded, _keys, _models, _planes, _rans, _tokens
 from ggjax.codec._coded import Coded, Meta
@@ -273,26 +274,47 @@ def traced(c: Coded) -> jax.Array:
     lane = byte = key = 0
     parts = []
     for p in meta.parts:
-        token, bits = [], []
-        for n in _coded.chunk_sizes(p.size):
-            lanes = _coded.lanes(n)
-            token.append(tile[: -(-n // lanes), lane : lane + lanes].reshape(-1)[:n])
+        full, rest = divmod(p.size, _tokens.CHUNK)
+        end = lane + full * _rans.LANES
+        token = []
+        if full:  # chunks side by side in the tile, each (STEPS, LANES), one after another
+            whole = tile[:, lane:end].reshape(_rans.STEPS, full, _rans.LANES)
+            token.append(whole.transpose(1, 0, 2).reshape(-1))
+        lane = end
+        if rest:
+            lanes = _coded.lanes(rest)
+            token.append(tile[: -(-rest // lanes), lane : lane + lanes].reshape(-1)[:rest])
             lane += lanes
-            if p.shift:
-                length = _coded.raw_bytes(n, p.shift)
-                bits.append(_planes.unpack(raw[byte : byte + length], _planes.padded(n), p.shift)[:n])
-                byte += length
         tokens = jnp.concatenate(token)
-        low = jnp.concatenate(bits) if bits else jnp.uint32(0)
+        low = jnp.uint32(0)
+        if p.shift:
+            each, last = _coded.raw_bytes(_tokens.CHUNK, p.shift), _coded.raw_bytes(rest, p.shift)
+            end = byte + full * each
+            bits = []
+            if full:
+                bits.append(
+                    _planes.unpack(raw[byte:end].reshape(full, each), _tokens.CHUNK, p.shift).reshape(-1)
+                )
+            if rest:
+                bits.append(_planes.unpack(raw[end : end + last], _planes.padded(rest), p.shift)[:rest])
+            low, byte = jnp.concatenate(bits), end + last
         keys = _tokens.join(tokens, low, jnp.uint32(p.base), jnp.uint32(p.shift))
         if p.exceptions:
             where = jnp.flatnonzero(tokens == 0, size=p.exceptions, fill_value=p.size)
             keys = keys.at[where].set(exceptions[key : key + p.exceptions], mode="drop")
             key += p.exceptions
         zeros, step, centroids = map(jnp.asarray, _scalars(meta, p.zeros))
-        parts.append(_keys.values_of(keys, meta.kind, _dtype(meta), step, centroids, zeros))
-    if meta.axis is None:
-        return parts[0].reshape(meta.shape)
+        if meta.kind == "lossless":
+            parts.append(_keys.bits_of(keys, _dtype(meta), zeros))
+        else:
+            parts.append(_keys.values_of(keys, meta.kind, _dtype(meta), step, centroids, zeros))
+    out = parts[0].reshape(meta.shape) if meta.axis is None else _rows_in_place(meta, parts, classes)
+    return lax.bitcast_convert_type(out, _dtype(meta)) if meta.kind == "lossless" else out
+
+
+def _rows_in_place(meta: Meta, parts: list[jax.Array], classes: jax.Array) -> jax.Array:
+    """The array of the rows of all classes."""
+    assert meta.axis is not None
     length = meta.size // meta.shape[meta.axis]
     sorted_rows = jnp.concatenate([x.reshape(-1, length) for x in parts])
     order = jnp.argsort(row_classes(meta, classes, jnp), stable=True)

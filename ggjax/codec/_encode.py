@@ -131,12 +131,17 @@ def _concatenate(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
 
 def _in_chunks(x: np.ndarray) -> np.ndarray:
     """The array as (chunks, CHUNK), with zeros at the end to fill a bucket: few programs are compiled."""
-    number = bucket(-(-len(x) // _tokens.CHUNK))
-    if len(x) < number * _tokens.CHUNK:
-        padded = np.zeros(number * _tokens.CHUNK, x.dtype)
-        padded[: len(x)] = x
-        x = padded
-    return x.reshape(number, _tokens.CHUNK)
+    return padded(x).reshape(-1, _tokens.CHUNK)
+
+
+def padded(x: np.ndarray) -> np.ndarray:
+    """A vector with zeros at the end that make it a bucket of whole chunks long."""
+    size = bucket(-(-len(x) // _tokens.CHUNK)) * _tokens.CHUNK
+    if len(x) == size:
+        return x
+    out = np.zeros(size, x.dtype)
+    out[: len(x)] = x
+    return out
 
 
 def bucket(n: int) -> int:

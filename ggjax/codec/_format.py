@@ -15,7 +15,7 @@ import numpy as np
 
 from ggjax.codec import _coded, _keys, _models, _planes, _rans, _steps, _tokens
 from ggjax.codec._coded import Coded, Meta, Part
-from ggjax.codec._safetensors import DTYPES, Entry, FormatError, Header, as_bytes, crc32, is_count
+from ggjax.codec._safetensors import DTYPES, Entry, FormatError, Header, as_bytes, crc32, is_count, is_shape
 
 VERSION = 1
 KEY = "ggjax"
@@ -49,6 +49,7 @@ class Metadata(NamedTuple):
     tensors: dict[str, Stored]
     tables: list[np.ndarray]
     original: dict[str, str]  # __metadata__ of the checkpoint that was compressed
+    save: str  # what the files of one save have in common; empty for a single file
 
 
 # Writing.
@@ -116,7 +117,9 @@ def _signed(base: int) -> int:
     return base - (1 << 32) if base >> 31 else base
 
 
-def dump(tensors: dict[str, dict[str, Any]], tables: list[np.ndarray], original: dict[str, str]) -> str:
+def dump(
+    tensors: dict[str, dict[str, Any]], tables: list[np.ndarray], original: dict[str, str], save: str = ""
+) -> str:
     """The metadata string of a file."""
     body: dict[str, Any] = {
         "crc32": _NO_CRC,
@@ -126,6 +129,8 @@ def dump(tensors: dict[str, dict[str, Any]], tables: list[np.ndarray], original:
     }
     if original:
         body["original"] = original
+    if save:
+        body["save"] = save
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return text.replace(_NO_CRC, f"{zlib.crc32(text.encode()):08x}", 1)
 
@@ -163,7 +168,7 @@ def load(path: Any, header: Header) -> Metadata:
         raise FormatError(f"{where}: version {version!r:.50}, this reads version {VERSION}")
     try:
         tables = [_models.unpack(base64.b64decode(t, validate=True)) for t in body["tables"]]
-        original = body.get("original", {})
+        original, save = body.get("original", {}), body.get("save", "")
         stored = {name: _stored(name, t, tables) for name, t in body["tensors"].items()}
     except _Wrong as e:
         raise FormatError(f"{where}: {e}") from None
@@ -171,13 +176,15 @@ def load(path: Any, header: Header) -> Metadata:
         raise FormatError(f"{where}: tables and tensors expected: {e}") from None
     if not isinstance(original, dict) or not all(isinstance(v, str) for v in original.values()):
         raise FormatError(f"{where}: original does not map strings to strings")
+    if KEY in original or not isinstance(save, str):
+        raise FormatError(f"{where}: original or save is not what it can be")
     if stored.keys() != header.entries.keys():
         odd = sorted(stored.keys() ^ header.entries.keys())[0]
         raise FormatError(f"{where}: tensor {odd!r} is only in one of metadata and header")
     for name, s in stored.items():
         _check_entry(f"{path}: tensor {name!r}", s, header.entries[name])
     _check_blocks(where, stored)
-    return Metadata(stored, tables, original)
+    return Metadata(stored, tables, original, save)
 
 
 class _Wrong(Exception):
@@ -194,8 +201,7 @@ def _stored(name: str, t: Any, tables: list[np.ndarray]) -> Stored:
     _need(isinstance(t, dict), f"{where}: expected an object")
     dtype, shape = t.get("dtype"), t.get("shape")
     _need(isinstance(dtype, str) and dtype in DTYPES, f"{where}: unknown dtype {dtype!r:.50}")
-    _need(_counts(shape), f"{where}: shape must be whole numbers, got {shape!r:.100}")
-    _need(math.prod(shape) < 1 << 62, f"{where}: shape {shape!r:.100} is too large")
+    _need(is_shape(shape), f"{where}: no array has the shape {shape!r:.100}")
     pieces: Any = t.get("chunks")
     _need(
         isinstance(pieces, list) and all(map(_is_piece, pieces)),
@@ -212,7 +218,7 @@ def _stored(name: str, t: Any, tables: list[np.ndarray]) -> Stored:
         _need(len(chunks) == 1 and side == [0, 0], f"{where}: kept as it is, expected one chunk")
     leaf, start, full = t.get("leaf", name), t.get("start"), t.get("full", shape)
     _need(isinstance(leaf, str), f"{where}: leaf must be a name")
-    _need(_counts(full) and len(full) == len(shape), f"{where}: full must be a shape like {shape}")
+    _need(is_shape(full) and len(full) == len(shape), f"{where}: full must be a shape like {shape}")
     if start is not None:
         inside = _counts(start) and len(start) == len(shape)
         inside = inside and all(s + n <= f for s, n, f in zip(start, shape, full, strict=True))
@@ -263,8 +269,10 @@ def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tab
     _need(sum(p.size for p in parts) == math.prod(shape), f"{where}: its parts do not fill its shape")
     if axis is None:
         _need(len(parts) == 1, f"{where}: {len(parts)} parts without an axis")
+        axis = None
     else:
-        _need(type(axis) is int and axis in (0, -1) and len(shape) >= 2, f"{where}: bad axis {axis!r:.50}")
+        good = type(axis) is int and axis in (0, -1) and len(shape) >= 2 and len(parts) > 1
+        _need(good, f"{where}: bad axis {axis!r:.50} of {len(parts)} parts")
     step, exponent = 0.0, 0
     centroids: Any = ()
     if kind == "uniform":

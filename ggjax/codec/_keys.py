@@ -64,10 +64,7 @@ def values_of(
         code = (key + 1) >> 1 | (((key + 1) & 1) << 7)
         return jnp.where(key == 0, 0, code).astype(jnp.uint8)
     if kind == "lossless":
-        bits_dtype = _bits_dtype(dtype)
-        width = 8 * jnp.dtype(bits_dtype).itemsize
-        bits = (key >> 1) << zeros.astype(jnp.uint32) | (key & 1) << (width - 1)
-        return lax.bitcast_convert_type(bits.astype(bits_dtype), dtype)
+        return lax.bitcast_convert_type(bits_of(key, dtype, zeros), dtype)
     level = lax.bitcast_convert_type(key, jnp.int32)
     number = level.astype(jnp.float32)
     if centroids.size:  # added before the product: one after it could be fused with it, and rounded otherwise
@@ -76,6 +73,16 @@ def values_of(
         number = number + jnp.sign(number) * centroids.at[index].get(mode="promise_in_bounds")
     largest = min(float(jnp.finfo(dtype).max), float(jnp.finfo(jnp.float32).max))
     return jnp.clip(number * step, -largest, largest).astype(dtype)
+
+
+def bits_of(key: jax.Array, dtype: Any, zeros: jax.Array) -> jax.Array:
+    """The bits of the weights of lossless keys, uint16 or uint32. Traceable.
+
+    On the way through other operations a NaN is safe as bits only: a device may widen a 16-bit type and back.
+    """
+    width = 8 * jnp.dtype(_bits_dtype(dtype)).itemsize
+    bits = (key >> 1) << zeros.astype(jnp.uint32) | (key & 1) << (width - 1)
+    return bits.astype(_bits_dtype(dtype))
 
 
 def trailing_zeros(bits: np.ndarray, dtype: str) -> np.ndarray:

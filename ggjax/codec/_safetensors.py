@@ -7,18 +7,21 @@ https://github.com/huggingface/safetensors: 8 bytes with the length of the heade
 JSON, the data of all tensors without a gap.
 """
 
+import contextlib
 import json
 import math
 import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+
+from ggjax._atomic import check_target, new_file, scratch_file
 
 MAX_HEADER = 100_000_000
 """Bytes of a header at most, as in the library."""
@@ -62,6 +65,9 @@ class Entry(NamedTuple):
         return self.end - self.begin
 
 
+METADATA = "__metadata__"
+
+
 class Header(NamedTuple):
     """The header of a file, checked: every tensor lies within the file, and they leave no gap."""
 
@@ -69,32 +75,44 @@ class Header(NamedTuple):
     metadata: dict[str, str]
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read and check the header of a safetensors file.
+class File(NamedTuple):
+    """An open safetensors file."""
+
+    path: Any
+    handle: BinaryIO
+    header: Header
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[File]:
+    """A safetensors file, its header checked: what is read from it is of one version, even if it is replaced.
 
     Raises:
       FormatError: it is not such a file; OSError: it cannot be read.
     """
     with open(path, "rb") as f:
-        size = os.fstat(f.fileno()).st_size
-        first = f.read(8)
-        if len(first) < 8:
-            raise FormatError(f"{path}: {size} bytes, too short for a safetensors file")
-        (length,) = struct.unpack("<Q", first)
-        if length > min(MAX_HEADER, size - 8):
-            raise FormatError(f"{path}: bytes 0 to 7 state a header of {length} bytes, in a file of {size}")
-        text = f.read(length)
+        yield File(path, f, _header(path, f))
+
+
+def _header(path: Any, f: BinaryIO) -> Header:
+    size = os.fstat(f.fileno()).st_size
+    first = f.read(8)
+    if len(first) < 8:
+        raise FormatError(f"{path}: {size} bytes, too short for a safetensors file")
+    (length,) = struct.unpack("<Q", first)
+    if length > min(MAX_HEADER, size - 8):
+        raise FormatError(f"{path}: bytes 0 to 7 state a header of {length} bytes, in a file of {size}")
     try:
-        header = json.loads(text.decode("utf-8"))
+        header = json.loads(f.read(length).decode("utf-8"))
     except (ValueError, RecursionError) as e:
         raise FormatError(f"{path}: the header is not JSON: {e}") from None
     if not isinstance(header, dict):
         raise FormatError(f"{path}: the header is not a JSON object")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise FormatError(f"{path}: __metadata__ does not map strings to strings")
+        raise FormatError(f"{path}: {METADATA} does not map strings to strings")
     start = 8 + length
-    found = {name: _entry(f"{path}: tensor {name!r}", value, start) for name, value in header.items()}
+    found = {name: _entry(f"{path}: tensor {name!r:.200}", value, start) for name, value in header.items()}
     entries = dict(sorted(found.items(), key=lambda item: (item[1].begin, item[1].end)))
     end = start
     for name, entry in entries.items():
@@ -113,7 +131,7 @@ def _entry(where: str, value: Any, start: int) -> Entry:
         raise FormatError(f"{where}: expected dtype, shape and data_offsets") from None
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FormatError(f"{where}: unknown dtype {dtype!r:.100}")
-    if not isinstance(shape, list) or not all(is_count(n) for n in (*shape, begin, end)):
+    if not is_shape(shape) or not is_count(begin) or not is_count(end):
         raise FormatError(f"{where}: expected a shape and offsets of whole numbers")
     nbytes = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
     if end - begin != nbytes:
@@ -121,23 +139,35 @@ def _entry(where: str, value: Any, start: int) -> Entry:
     return Entry(dtype, tuple(shape), start + begin, start + end)
 
 
+def is_shape(x: Any) -> bool:
+    """Whether this is a shape that an array can have: of up to 64 axes, and fewer than 2^62 elements."""
+    if not isinstance(x, list) or len(x) > 64 or not all(map(is_count, x)):
+        return False
+    return math.prod(n for n in x if n) < 1 << 62
+
+
 def is_count(n: Any) -> bool:
     """Whether this is a whole number of at least 0, as JSON gives it, and not beyond 64 bits."""
     return isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 63
 
 
-def read_bytes(path: str | os.PathLike[str], begin: int, end: int) -> np.ndarray:
+def read_bytes(file: File, begin: int, end: int) -> np.ndarray:
     """The bytes of a file from one place to another, uint8.
 
     Raises:
       FormatError: the file ends before.
     """
     out = np.empty(end - begin, np.uint8)
-    with open(path, "rb") as f:
-        f.seek(begin)
-        if f.readinto(memoryview(out)) != len(out):  # type: ignore[arg-type]
-            raise FormatError(f"{path}: ends before byte {end}")
+    file.handle.seek(begin)
+    if file.handle.readinto(out.data) != len(out):  # type: ignore[attr-defined]
+        raise FormatError(f"{file.path}: ends before byte {end}")
     return out
+
+
+def read_array(file: File, name: str) -> np.ndarray:
+    """A tensor of a file, as it is stored."""
+    e = file.header.entries[name]
+    return as_array(read_bytes(file, e.begin, e.end), e.dtype, e.shape)
 
 
 def as_array(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -171,11 +201,9 @@ def write(
     *,
     overwrite: bool = True,
 ) -> int:
-    """Write a safetensors file, holding one tensor at a time.
+    """Write a safetensors file, holding one tensor at a time; whole or not at all, as ``new_file`` does.
 
-    The data goes to a temporary file in the same folder, then header and data to another, which is flushed to
-    the disk and renamed: at any moment the path names the old file or the whole new one. The modes of the file
-    follow the umask.
+    The data goes to a scratch file in the same folder first, since the header that precedes it states its size.
 
     Args:
       path: the file.
@@ -190,30 +218,17 @@ def write(
       FileExistsError: it is there, and not to be replaced.
     """
     path = Path(path)
-    if not overwrite and path.exists():
-        raise FileExistsError(f"{path} exists already")
-    data = path.with_name(f".{path.name}.{os.getpid()}.data")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    check_target(path, overwrite=overwrite)
     entries: dict[str, Any] = {}
-    try:
-        with data.open("wb") as f:
-            for t in tensors:
-                _add(entries, t, sum(map(f.write, t.pieces)))
+    with scratch_file(path, ".data") as (_, data):
+        for t in tensors:
+            _add(entries, t, sum(map(data.write, t.pieces)))
         header = _header_bytes(path, metadata(), entries)
-        with part.open("wb") as out, data.open("rb") as f:
+        data.seek(0)
+        with new_file(path, overwrite=overwrite) as out:
             out.write(header)
-            shutil.copyfileobj(f, out, 1 << 20)
-            out.flush()
-            os.fsync(out.fileno())
-            size = out.tell()
-        if overwrite:
-            part.replace(path)
-        else:
-            os.link(part, path)  # fails where the file has appeared in the meantime
-        return size
-    finally:
-        data.unlink(missing_ok=True)
-        part.unlink(missing_ok=True)
+            shutil.copyfileobj(data, out, 1 << 20)
+            return out.tell()
 
 
 def measure(tensors: Iterable[Tensor], metadata: Callable[[], dict[str, str]]) -> int:
@@ -227,14 +242,21 @@ def measure(tensors: Iterable[Tensor], metadata: Callable[[], dict[str, str]]) -
 
 def _add(entries: dict[str, Any], t: Tensor, nbytes: int) -> None:
     begin = next(reversed(entries.values()))["data_offsets"][1] if entries else 0
+    if t.name == METADATA:
+        raise ValueError(f"a tensor cannot have the name {METADATA!r}, which safetensors keeps for itself")
     if t.name in entries:
         raise ValueError(f"two tensors of the name {t.name!r}")
     entries[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [begin, begin + nbytes]}
 
 
 def _header_bytes(path: Any, metadata: dict[str, str], entries: dict[str, Any]) -> bytes:
-    stated = {"__metadata__": metadata, **entries} if metadata else entries
-    header = json.dumps(stated, separators=(",", ":"), ensure_ascii=False).encode()
+    stated = {METADATA: metadata, **entries} if metadata else entries
+    try:
+        header = json.dumps(stated, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:
+        raise ValueError(
+            f"{path}: a name that is not valid text: {e.object[max(e.start - 40, 0) : e.end]!r}"
+        ) from None
     header += b" " * (-len(header) % 8)
     if len(header) > MAX_HEADER:
         raise ValueError(f"{path}: a header of {len(header)} bytes, safetensors allows {MAX_HEADER}")

@@ -10,7 +10,7 @@ from ggjax import _tree
 SAMPLE = 1 << 18
 CENTROIDS = 15
 
-SMALLEST, LARGEST = 2.0**-100, 2.0**100
+SMALLEST, LARGEST = 2.0**-120, 2.0**100
 """The range of a step: far from where float32 loses digits, in the step and in what is computed with it."""
 
 
@@ -31,39 +31,79 @@ def check(want: Want) -> None:
         raise ValueError(f"give one of {names}, rf8=True or lossless=True; got {' and '.join(given) or 'none'}")
     _tree.check_positive(given[0], getattr(want, given[0]))
     if want.step is not None and not SMALLEST <= want.step <= LARGEST:
-        raise ValueError(f"step must be from 2^-100 to 2^100, got {want.step!r}")
+        raise ValueError(f"step must be from 2^-120 to 2^100, got {want.step!r}")
 
 
-def choose(blocks: Sequence[np.ndarray], want: Want) -> np.float32:
-    """The step for a leaf in one or more blocks, a positive float32.
+class Summary(NamedTuple):
+    """What is known of the weights of a leaf, to choose its step by. Arrays, so that processes can share it."""
 
-    ``bits`` and ``snr_db`` are met on a sample of up to 2^18 weights, spread over the leaf; a leaf of equal
-    or of no weights, where neither has a meaning, gets a step of its largest weight (or 1).
+    sample: np.ndarray  # float64
+    size: np.ndarray  # of the leaf
+    mean: np.ndarray
+    spread: np.ndarray  # sum of (weight - mean)^2
+    low: np.ndarray  # the smallest weight, NaN if one is
+    high: np.ndarray
 
-    Args:
-      blocks: finite weights, any shapes.
-      want: see ``Want``.
+
+def summarize(blocks: Sequence[np.ndarray], size: int = SAMPLE) -> Summary:
+    """The summary of weights in one or more blocks, with a sample of so many; with none, of their range
+    alone."""
+    blocks = [x for x in blocks if x.size] or [np.zeros(1, np.float32)]
+    t = np.concatenate([sample(x, size // len(blocks)) for x in blocks]) if size else np.zeros(0)
+    with np.errstate(invalid="ignore"):  # NaN
+        low, high = min(float(x.min()) for x in blocks), max(float(x.max()) for x in blocks)
+        nan = any(np.isnan(float(x.min())) for x in blocks)
+    n = sum(x.size for x in blocks)
+    pieces = [piece for x in blocks for piece in _pieces(x)]
+    mean = spread = 0.0
+    if size and np.isfinite([low, high]).all() and not nan:
+        mean = sum(float(p.astype(np.float64).sum()) for p in pieces) / n
+        spread = sum(float(np.square(p.astype(np.float64) - mean).sum()) for p in pieces)
+    numbers = (float(n), mean, spread, np.nan if nan else low, np.nan if nan else high)
+    return Summary(t, *(np.array(v) for v in numbers))
+
+
+def _pieces(x: np.ndarray) -> list[np.ndarray]:
+    flat = x.reshape(-1)
+    return [flat[i : i + (1 << 20)] for i in range(0, len(flat), 1 << 20)]
+
+
+def merge(parts: Sequence[Summary]) -> Summary:
+    """The summary of all weights of several."""
+    size = sum(float(p.size) for p in parts)
+    mean = sum(float(p.size * p.mean) for p in parts) / size
+    spread = sum(float(p.spread + p.size * (p.mean - mean) ** 2) for p in parts)
+    low, high = np.min([p.low for p in parts]), np.max([p.high for p in parts])
+    return Summary(np.concatenate([p.sample for p in parts]), *map(np.array, (size, mean, spread, low, high)))
+
+
+def choose(s: Summary, want: Want) -> np.float32:
+    """The step for a leaf, a float32 from ``SMALLEST`` to ``LARGEST``.
+
+    ``bits`` and ``snr_db`` are met on the sample; a leaf of equal weights, where neither these nor a standard
+    deviation have a meaning, gets a step of its largest weight (or 1).
+
+    Raises:
+      ValueError: the weights are so small that their step would be below ``SMALLEST``.
     """
     if want.step is not None:
-        return _usable(want.step)
-    blocks = [x for x in blocks if x.size]
-    if not blocks:
-        return np.float32(1)
-    largest = max(max(abs(float(x.max())), abs(float(x.min()))) for x in blocks) or 1.0
+        return np.float32(want.step)
+    largest = max(abs(float(s.low)), abs(float(s.high)))
+    if s.low == s.high:
+        return _usable(largest or 1.0, largest)
     if want.step_per_std is not None:
-        return _usable(want.step_per_std * _std(blocks) or largest)
-    t = np.concatenate([sample(x, SAMPLE // len(blocks)) for x in blocks])
-    if not np.ptp(t):
-        return _usable(largest)
+        return _usable(want.step_per_std * float(s.spread / s.size) ** 0.5, largest)
     if want.bits is not None:
         # At fine steps a sample has too few weights a level; there a bit more is a step half as wide.
         bits = min(want.bits, 8.0)
-        few = t[:: max(len(t) >> 17, 1)]
-        step = _bisect(lambda s: _entropy(few, s) > bits, few)
-        return _usable(step * 2.0 ** (bits - want.bits))
-    power = float(np.mean(t * t))
+        few = s.sample[:: max(len(s.sample) >> 17, 1)]
+        step = _bisect(lambda step: _entropy(few, step) > bits, largest)
+        return _usable(step * 2.0 ** (bits - want.bits), largest)
+    power = float(s.spread / s.size + s.mean**2)
     noise = power * 10 ** (-want.snr_db / 10)  # type: ignore[operator]
-    return _usable(_bisect(lambda s: float(np.mean((t - np.rint(t / s) * s) ** 2)) < noise, t))
+    t = s.sample
+    step = _bisect(lambda step: float(np.mean((t - np.rint(t / step) * step) ** 2)) < noise, largest)
+    return _usable(min(step, 4 * (12 * noise) ** 0.5), largest)
 
 
 def centroids(blocks: Sequence[np.ndarray], step: np.float32, dead_zone: float) -> tuple[float, ...]:
@@ -91,13 +131,13 @@ def sample(x: np.ndarray, size: int = SAMPLE) -> np.ndarray:
     return flat[::stride][:size].astype(np.float64)
 
 
-def _bisect(finer_than_wanted: Callable[[float], bool], t: np.ndarray) -> float:
+def _bisect(finer_than_wanted: Callable[[float], bool], largest: float) -> float:
     """The coarsest step that is still finer than wanted, to a relative 5e-4.
 
     At least 2^-24 of the largest weight: a few distinct weights never take the bits that are wanted.
     """
-    least, most = float(np.abs(t).max()) * 2.0**-24, float(np.abs(t).max()) * 4
-    low = high = float(np.clip(np.sqrt(np.mean(t * t)), least, most))
+    least, most = largest * 2.0**-24, largest * 4
+    low = high = largest / 16
     while finer_than_wanted(high) and high < most:
         low, high = high, min(4 * high, most)
     while not finer_than_wanted(low) and low > least:
@@ -120,16 +160,10 @@ def _entropy(t: np.ndarray, step: float) -> float:
     return float(-(p * np.log2(p)).sum())
 
 
-def _std(blocks: Sequence[np.ndarray]) -> float:
-    first = second = 0.0
-    for x in blocks:
-        flat = x.reshape(-1)
-        for i in range(0, len(flat), 1 << 20):
-            piece = flat[i : i + (1 << 20)].astype(np.float64)
-            first, second = first + float(piece.sum()), second + float(piece @ piece)
-    n = sum(x.size for x in blocks)
-    return max(second / n - (first / n) ** 2, 0.0) ** 0.5
-
-
-def _usable(step: float) -> np.float32:
-    return np.float32(min(max(float(step), SMALLEST), LARGEST))
+def _usable(step: float, largest: float) -> np.float32:
+    if step < SMALLEST:
+        raise ValueError(
+            f"its largest weight is {largest:.4g}, its step would be {step:.4g}, expected at least 2^-120: "
+            "scale the weights, or give a larger step"
+        )
+    return np.float32(min(step, LARGEST))

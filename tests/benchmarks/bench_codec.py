@@ -12,6 +12,7 @@ bytes and bytes to symbols. Every peer must give its input back before it is tim
 import argparse
 import contextlib
 import io
+import math
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from ggjax import codec, gennorm, rate
 from ggjax.codec import _decode, _encode, _models, _safetensors, _steps, _tokens
 
 REPEATS = 5
+FLOATS = ("F32", "BF16", "F16")
 SLOW = 2.0
 """Peers that take more seconds are timed once."""
 
@@ -56,13 +58,9 @@ def weights_of(path: str | None, size: int) -> dict[str, np.ndarray]:
     if path is None:
         key = jax.random.key(0)
         return {"gg": np.asarray(gennorm.sample(key, 0.8, (size // 1000, 1000), scale=0.02))}
-    header = _safetensors.read_header(path)
-    out = {}
-    for name, e in header.entries.items():
-        x = _safetensors.as_array(_safetensors.read_bytes(path, e.begin, e.end), e.dtype, e.shape)
-        if x.size >= 1024 and e.dtype in ("F32", "BF16", "F16"):
-            out[name] = x.astype(np.float32)
-    return out
+    with _safetensors.opened(path) as f:
+        chosen = [n for n, e in f.header.entries.items() if math.prod(e.shape) >= 1024 and e.dtype in FLOATS]
+        return {name: _safetensors.read_array(f, name).astype(np.float32) for name in chosen}
 
 
 def measured(peers: list[Peer], n: int) -> list[Row]:
@@ -75,7 +73,7 @@ def measured(peers: list[Peer], n: int) -> list[Row]:
     best = [[np.inf, np.inf] for _ in peers]
     for _ in range(REPEATS):
         for p, data, b in zip(peers, coded, best, strict=True):
-            if SLOW < min(b[0], b[0] + b[1]) < np.inf:
+            if SLOW < max(b) < np.inf:
                 continue  # once is enough
             start = time.perf_counter()
             p.encode()
@@ -355,7 +353,7 @@ def main() -> None:
     lossy(
         tensors,
         "a quarter of the standard deviation",
-        lambda x: float(_steps.choose([x], _steps.Want(step_per_std=0.25))),
+        lambda x: float(_steps.choose(_steps.summarize([x]), _steps.Want(step_per_std=0.25))),
         step_per_std=0.25,
     )
     lossy(tensors, "2^-8", lambda x: 2.0**-8, step=2.0**-8)
