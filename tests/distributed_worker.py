@@ -56,6 +56,10 @@ def main(port, process, folder):
         for a, b in zip(back[k].addressable_shards, params[k].addressable_shards, strict=True):
             np.testing.assert_array_equal(a.data, b.data)
 
+    ggjax.save_file(params, f"{folder}/four.ggjax.safetensors", bits=4)  # one step for all blocks of a leaf
+    small = ggjax.compress(params, bits=4)
+    assert all(abs(b - 4) < 0.6 for b in small.bits.values()), small.bits
+
     # The whole arrays, for the test to compare with.
     whole = jax.jit(lambda p: p, out_shardings=NamedSharding(mesh, P()))(params)
     if process == 0:

@@ -10,6 +10,7 @@ import argparse
 import base64
 import collections
 import json
+import math
 import os
 import resource
 import struct
@@ -17,6 +18,7 @@ import tempfile
 import time
 import zlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -45,6 +47,8 @@ def good_files(folder):
         ),
         "rf8": ({"w": rng.normal(size=(40, 30)).astype(np.float16)}, {"rf8": True}),
         "rows": ({"w": rows}, {"step": 0.2}),
+        "blocks": (blocks(rng), {"step": 0.3}),
+        "zstd": ({"w": rng.laplace(size=1500).astype(np.float32)}, {"step": 0.5, "coder": "zstd"}),
         "raw": (
             {"w": rng.normal(size=20), "e": np.zeros((0, 3), np.float32), "s": np.float32(2.0)},
             {"step": 1.0},
@@ -57,6 +61,14 @@ def good_files(folder):
         with open(path, "rb") as f:
             out[name] = f.read(), flat(codec.load_file(path))
     return out
+
+
+def blocks(rng):
+    """A tree with a leaf that is sharded, where there are devices for it."""
+    devices = jax.devices()[:2]
+    mesh = jax.make_mesh((len(devices),), ("x",), devices=devices)
+    x = rng.laplace(size=(60, 40)).astype(np.float32)
+    return {"w": jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x")))}
 
 
 def flat(tree, prefix=""):
@@ -100,6 +112,7 @@ def damage(data, others, rng):
 
 
 NUMBERS = (
+    [2**62] * 70,
     0,
     -1,
     1,
@@ -183,8 +196,14 @@ def fix_pieces(header, meta, body):
             pass
 
 
-def run(count, seed=0, folder=None, limit_s=2.0):
+def run(count, seed=0, folder=None, limit_s=math.inf):
     """Read damaged files; returns how often each outcome occurred.
+
+    Args:
+      count: how many.
+      seed: of the damage.
+      folder: for the files; None for one of the system.
+      limit_s: seconds that a file may take.
 
     Raises:
       AssertionError: an outcome that must not be.
@@ -231,12 +250,13 @@ def peak_mib():
 
 
 def main():
+    jax.config.update("jax_num_cpu_devices", 2)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100_000, help="files to damage (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     start = time.perf_counter()
-    for outcome, number in sorted(run(args.count, args.seed).items()):
+    for outcome, number in sorted(run(args.count, args.seed, limit_s=2.0).items()):
         print(f"{number:8,} {outcome}")
     print(f"{time.perf_counter() - start:.0f} s")
 

@@ -153,6 +153,8 @@ def test_uniform_is_round_half_even(shape, step):
     exact = np.asarray(x, np.float64) / np.float32(step)
     level = np.rint(np.asarray(x) / np.float32(step))
     near = np.abs(got / np.float32(step) - level) < 0.5
+    if step == 2.0**-8:
+        assert near.all(), "no division by a power of two rounds"
     halfway = np.abs(np.abs(exact - np.floor(exact)) - 0.5) < 1e-6 * np.abs(
         exact
     )  # a device may divide otherwise
@@ -176,6 +178,18 @@ def test_lossless_keeps_all_16_bit_patterns(dtype):
     x = jax.lax.bitcast_convert_type(jnp.asarray(every), dtype)
     got, _ = round_trip(x, lossless=True)
     np.testing.assert_array_equal(bits_of(got), every)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_lossless_keeps_all_16_bit_patterns_in_rows_of_classes(dtype, axis):
+    scale = np.exp(np.random.default_rng(0).normal(size=(512, 1)) * 2)
+    x = (np.random.default_rng(1).normal(size=(512, 700)) * scale).astype(dtype).view(np.uint16)
+    x.reshape(-1)[::5][: 1 << 16] = np.arange(1 << 16, dtype=np.uint16)
+    x = np.ascontiguousarray(x.T if axis else x).view(dtype)
+    got, small = round_trip(jnp.asarray(x), lossless=True)
+    assert small.tree["x"].meta.axis is not None and len(small.tree["x"].meta.parts) > 1
+    np.testing.assert_array_equal(bits_of(got), bits_of(x))
 
 
 @given(hnp.arrays(np.uint32, 1500, elements=st.integers(0, 2**32 - 1)))
@@ -222,7 +236,9 @@ ODD = {
 
 @pytest.mark.parametrize("name", sorted(ODD))
 @pytest.mark.parametrize(
-    "options", [{"step": 1.0}, {"step": 0.01}, {"lossless": True}, {"bits": 3}, {"snr_db": 20}], ids=str
+    "options",
+    [{"step": 1.0}, {"step": 0.01}, {"lossless": True}, {"bits": 3}, {"snr_db": 20}, {"step_per_std": 0.1}],
+    ids=str,
 )
 def test_odd_arrays(name, options):
     x = ODD[name]
@@ -381,6 +397,45 @@ def test_centroids_lower_the_error_and_a_dead_zone_the_rate():
     assert dead[1] < plain[1] - 0.1 and both[0] < dead[0]
 
 
+@pytest.mark.parametrize("value", [1.366, 1e-3, -7.0, 0.0])
+def test_constants_have_no_standard_deviation(value):
+    x = np.full(40000, value, np.float32)
+    for options in ({"step_per_std": 0.01}, {"bits": 4}, {"snr_db": 30}):
+        got, _ = round_trip(jnp.asarray(x), **options)
+        np.testing.assert_array_equal(got, x)
+
+
+def test_rare_weights_are_kept_though_no_sample_has_them():
+    x = np.zeros(1_000_000, np.float32)
+    x[[100, 7, 500_000]] = 1.0, 0.3, -0.2
+    got = np.asarray(codec.decompress(codec.compress({"x": x}, snr_db=30.0))["x"])
+    assert np.sum((got - x) ** 2) < 0.01 * np.sum(x**2)
+
+
+def test_small_weights_are_rounded_or_refused():
+    x = 1e-33 * np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    got, _ = round_trip(jnp.asarray(x), bits=6)
+    wide = x.astype(np.float64)
+    assert np.mean((got - wide) ** 2) < 1e-2 * np.mean(wide**2)
+    with pytest.raises(ValueError, match="leaf 'x': its largest weight is .*expected at least 2.-120"):
+        codec.compress({"x": x * np.float32(1e-4)}, bits=6)
+
+
+def test_big_endian_arrays():
+    x = np.asarray(weights((40, 50)))
+    small = codec.compress({"x": x.astype(">f4")}, lossless=True)
+    np.testing.assert_array_equal(codec.decompress(small)["x"], x)
+
+
+def test_rf8_compiles_one_program_for_many_shapes():
+    trees = [{"x": weights((40 + i, 50))} for i in range(4)]
+    codec.decompress(codec.compress(trees[0], rf8=True))
+    before = ggjax.rf8._encode._cache_size(), ggjax.rf8._decode._cache_size()
+    for tree in trees[1:]:
+        codec.decompress(codec.compress(tree, rf8=True))
+    assert (ggjax.rf8._encode._cache_size(), ggjax.rf8._decode._cache_size()) == before
+
+
 def test_zstd_decodes_on_the_host():
     pytest.importorskip("zstandard")
     x = weights((300, 400))
@@ -418,6 +473,28 @@ def test_sharded_leaves_are_coded_by_shard_and_come_back_sharded(axis_type):
             if k != "whole":
                 assert back[k].sharding.is_equivalent_to(tree[k].sharding, 2)
                 assert isinstance(small.tree[k], codec.Blocks)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_shards_keep_every_bit_under_jit(dtype):
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    width = 8 * jnp.dtype(dtype).itemsize
+    x = (
+        np.random.default_rng(0)
+        .integers(0, 1 << width, (64, 96), dtype=np.uint64)
+        .astype(f"u{width // 8}")
+        .view(dtype)
+    )
+    placed = jax.device_put(x, NamedSharding(mesh, P("x", "y")))
+    small = codec.compress({"x": placed}, lossless=True)
+    assert all(isinstance(b, codec.Coded) for b in small.tree["x"].blocks)  # of 768 weights each
+    for got in (codec.decompress(small)["x"], jax.jit(codec.decompress)(small)["x"]):
+        np.testing.assert_array_equal(bits_of(got), bits_of(x))
+    part = codec.Blocks(
+        **{**vars(small.tree["x"]), "blocks": small.tree["x"].blocks[:3], "starts": small.tree["x"].starts[:3]}
+    )
+    with pytest.raises(ValueError, match=r"shape \(64, 96\) has 2304 of its 6144 elements in this process"):
+        jax.jit(codec.decompress)(part)
 
 
 # Bad input.

@@ -1,6 +1,7 @@
 """Two processes on this machine train, reshape and write one checkpoint; this one reads it back."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -70,6 +71,24 @@ def test_one_process_reads_the_same_arrays(folder, capsys):
     plain = safetensors.numpy.load_file(folder / "plain" / "exact.safetensors")
     for k, v in want.items():
         np.testing.assert_array_equal(plain[k], v)
+
+
+def test_the_blocks_of_a_leaf_have_one_step(folder):
+    steps = {}
+    for t in codec.inspect_file(folder / "four.ggjax.safetensors.index.json").tensors:
+        if t.kind == "uniform":
+            steps.setdefault(t.name.split("@")[0], set()).add(t.step)
+    assert set(steps) == {"both", "rows", "columns"} and all(len(s) == 1 for s in steps.values())
+
+
+def test_files_of_two_saves_are_not_one_checkpoint(folder, tmp_path):
+    names = [f"-0000{i}-of-00002.ggjax.safetensors" for i in (1, 2)]
+    shutil.copy(folder / f"exact{names[0]}", tmp_path / f"exact{names[0]}")
+    shutil.copy(folder / f"four{names[1]}", tmp_path / f"exact{names[1]}")
+    index = "exact.ggjax.safetensors.index.json"
+    shutil.copy(folder / index, tmp_path / index)
+    with pytest.raises(codec.FormatError, match="its files were not written together"):
+        codec.load_file(tmp_path / index)
 
 
 def test_a_missing_file_is_named(folder, tmp_path):

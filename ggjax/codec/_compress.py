@@ -149,16 +149,16 @@ def compress(
         coder=coder,
     )
     flat = _tree.flatten(params, mask, needs_weights=False)
-    leaves = dict(zip(flat.weight_names(), flat.weights(), strict=True))
-    for name, leaf in leaves.items():
+    names, leaves = flat.weight_names(), flat.weights()
+    for name, leaf in zip(names, leaves, strict=True):
         if not _tree.is_concrete(leaf):
             raise ValueError(
                 f"leaf {name!r}: compress needs the weights themselves, got {leaf}: call it outside jit"
             )
     known: list[np.ndarray] = []
     coded: list[Any] = []
-    for group in _groups(leaves):
-        coded.extend(code(list(group), list(group.values()), given, known))
+    for group in index_groups([(i, math.prod(np.shape(x))) for i, x in enumerate(leaves)]):
+        coded.extend(code([names[i] for i in group], [leaves[i] for i in group], given, known))
     return Compressed(flat.replace(coded))
 
 
@@ -365,13 +365,6 @@ def shards(leaf: Any) -> list[tuple[tuple[int, ...], Any]]:
         return [((0,) * data.ndim, data)]
     distinct = {tuple(i.start or 0 for i in s.index): s.data for s in leaf.addressable_shards}
     return list(distinct.items())
-
-
-def _groups(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    sizes = [(i, math.prod(np.shape(x))) for i, x in enumerate(leaves.values())]
-    items = list(leaves.items())
-    for group in index_groups(sizes):
-        yield dict(items[i] for i in group)
 
 
 def index_groups(sizes: list[tuple[Any, int]], most: int = GROUP) -> Iterator[list[Any]]:

@@ -136,7 +136,8 @@ def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: 
 
 def _put(x: np.ndarray, sharding: Any) -> jax.Array:
     if sharding is None:
-        return jax.device_put(x)
+        with np.errstate(over="ignore"):  # of float64, where JAX has float32
+            return jax.device_put(x)
     if isinstance(sharding, jax.sharding.Sharding) and not sharding.is_fully_addressable:
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
     return jax.device_put(x, sharding)
