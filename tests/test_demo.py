@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ggjax
+from ggjax._atomic import new_file
 from ggjax.app import _lm, demo, plots
 
 SMALL = demo.Settings(
@@ -171,13 +172,9 @@ def test_files_are_complete_and_replace_older_ones(text, models, results, tmp_pa
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "results.json"
     path.write_text("old")
-
-    def interrupted(f):
+    with pytest.raises(KeyboardInterrupt), new_file(path) as f:
         f.write(b"half")
         raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        demo.write(path, interrupted)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

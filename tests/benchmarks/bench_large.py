@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_large [--devices 8 64] [--models 7B 70B] [--mesh Explicit]
 
 The leaves are those of a Llama-like decoder, in float32, sharded over all devices of a mesh as such models are.
-Nothing is allocated: the programs are compiled for ``jax.ShapeDtypeStruct``. Figures are per device, as multiples
-of the parameters of a device.
+Nothing is allocated: the programs are compiled for ``jax.ShapeDtypeStruct``. Figures are per device, as
+multiples of the parameters of a device.
 """
 
 import argparse
@@ -26,7 +26,8 @@ MODELS = {
 
 
 def tree(model: str, mesh: Any) -> dict[str, Any]:
-    """The parameters of a model, abstract and sharded: matrices along both axes of the mesh, vectors along x."""
+    """The parameters of a model, abstract and sharded: matrices along both axes of the mesh, vectors along
+    x."""
     import jax
     from jax.sharding import NamedSharding
     from jax.sharding import PartitionSpec as P
@@ -131,10 +132,10 @@ def measure(model: str, devices: int, axis_type: str) -> list[dict[str, Any]]:
 def show(rows: list[dict[str, Any]]) -> None:
     for r in rows:
         print(
-            f"{r['model']:>4} {r['parameters'] / 1e9:6.2f} B in {r['leaves']} leaves, {r['devices']:>2} devices "
+            f"{r['model']:>4} {r['parameters'] / 1e9:5.2f}e9 in {r['leaves']} leaves, {r['devices']:>2} devices "
             f"({r['mesh']}): {r['what']:<36} output {r['output']:5.2f}x alias {r['alias']:5.2f}x "
-            f"temporary {r['temporary']:6.3f}x  trace {r['trace_s']:5.1f} s compile {r['compile_s']:6.1f} s  "
-            f"{r['moved']} gathers, permutes and the like",
+            f"temporary {r['temporary']:6.3f}x  trace {r['trace_s']:5.1f} s "
+            f"compile {r['compile_s']:6.1f} s  {r['moved']} gathers, permutes and the like",
             flush=True,
         )
 
