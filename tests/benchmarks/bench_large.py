@@ -131,11 +131,13 @@ def measure(model: str, devices: int, axis_type: str) -> list[dict[str, Any]]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     for r in rows:
+        where = (
+            f"{r['model']:>4} {r['parameters'] / 1e9:5.2f}e9 in {r['leaves']} leaves, {r['devices']:>2} devices"
+        )
         print(
-            f"{r['model']:>4} {r['parameters'] / 1e9:5.2f}e9 in {r['leaves']} leaves, {r['devices']:>2} devices "
-            f"({r['mesh']}): {r['what']:<36} output {r['output']:5.2f}x alias {r['alias']:5.2f}x "
-            f"temporary {r['temporary']:6.3f}x  trace {r['trace_s']:5.1f} s "
-            f"compile {r['compile_s']:6.1f} s  {r['moved']} gathers, permutes and the like",
+            f"{where} ({r['mesh']}): {r['what']:<36} output {r['output']:5.2f}x alias {r['alias']:5.2f}x "
+            f"temporary {r['temporary']:6.3f}x  trace {r['trace_s']:5.1f} s compile {r['compile_s']:6.1f} s  "
+            f"{r['moved']} gathers, permutes and the like",
             flush=True,
         )
 
