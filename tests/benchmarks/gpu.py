@@ -39,7 +39,7 @@ def shares(n: int) -> None:
     for name, run, moved in rows:
         seconds = times(run, repeats=20)[0]
         print(
-            f"{name:<58} {1e3 * seconds:8.3f} ms  {100 * moved * n / seconds / bandwidth:5.1f} % of the bandwidth"
+            f"{name:<58} {1e3 * seconds:8.3f} ms  {100 * moved * n / seconds / bandwidth:5.1f} % of bandwidth"
         )
 
     params, grads = {"w": x}, {"w": 1e-3 * x}
@@ -61,7 +61,7 @@ def shares(n: int) -> None:
 
         seconds = times(run, repeats=20)[0]
         print(
-            f"{name:<58} {1e3 * seconds:8.3f} ms  {400 * moved * n / seconds / bandwidth:5.1f} % of the bandwidth"
+            f"{name:<58} {1e3 * seconds:8.3f} ms  {400 * moved * n / seconds / bandwidth:5.1f} % of bandwidth"
         )
 
 
