@@ -28,8 +28,8 @@ _COUNT_BITS = 31
 
 _CHUNK = 1 << 18
 
-_FEW = 16
-"""Trees of more leaves than this have their small ones packed together."""
+_FEW, _SMALL = 16, 1 << 14
+"""Trees of more leaves than this have those of fewer weights than this packed together."""
 
 _Method = Literal["histogram", "rank"]
 
@@ -227,7 +227,7 @@ def _pack(leaves: list[jax.Array]) -> tuple[list[jax.Array], Callable[[list[jax.
     groups: list[list[int]] = []
     open_group: dict[Any, int] = {}
     for i, x in enumerate(leaves):
-        small = x.size < _CHUNK
+        small = x.size < _SMALL
         g = open_group.get(x.dtype) if small else None
         if g is None or _tree.size([leaves[j] for j in groups[g]]) + x.size > 16 * _CHUNK:
             g = len(groups)
