@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -123,6 +124,8 @@ def backslash(
         nu = law.nu if gg_shape is None else jnp.asarray(gg_shape, law.nu.dtype)
         scale = law.scale * gennorm.std(law.nu) / gennorm.std(nu)
         bits = gennorm.entropy_unchecked(nu, scale) / jnp.log(2.0)
+        # So a fixed nu waits for the moments too, and XLA updates the weights in place: no copy to read from.
+        nu = jnp.where(jnp.isnan(bits), jnp.nan, nu)
         return nu.astype(jnp.float32), bits.astype(jnp.float32)
 
     def init_fn(params: optax.Params) -> BackSlashState:
@@ -165,7 +168,7 @@ def backslash(
         share = weight / float(max(_tree.size(weights), 1))
         each = nus if per_leaf else nus * len(weights)
         pairs = zip(weights, flat._replace(leaves=steps).weights(), each, strict=True)
-        fixed = gg_shape if _tree.is_concrete(gg_shape) else None
+        fixed = float(np.asarray(gg_shape)) if gg_shape is not None and _tree.is_concrete(gg_shape) else None
         new = [_shrink(theta, u, nu, share, eps, fixed, clamp) for theta, u, nu in pairs]
 
         def scalars(old: Any, values: list[jax.Array]) -> Any:
@@ -191,7 +194,7 @@ def _shrink(
     nu: jax.Array,
     share: jax.Array,
     eps: chex.Numeric,
-    fixed: chex.Numeric | None,
+    fixed: float | None,
     clamp: bool,
 ) -> jax.Array:
     """u - (share nu) sign(theta + u) (|theta + u| + eps)^(nu - 1), one elementwise expression."""

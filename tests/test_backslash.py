@@ -53,6 +53,7 @@ SETTINGS = [
     {"gg_shape": 1.0},
     {"gg_shape": 2.0, "eps": 0.1},
     {"gg_shape": 1.3},
+    {"gg_shape": jnp.float32(2), "eps": np.float64(0.1)},
 ]
 
 
@@ -60,7 +61,8 @@ SETTINGS = [
 def test_step_is_the_formula(options):
     params = weights()
     updates = jax.tree.map(jnp.zeros_like, params)  # so that the result is the step itself, to full precision
-    got, state = ggjax.backslash(3.0, **options).update(updates, ggjax.backslash(3.0).init(params), params)
+    tx = ggjax.backslash(3.0, **options)
+    got, state = jax.jit(tx.update)(updates, tx.init(params), params)
     keys = sorted(params)
     options = {"nu" if k == "gg_shape" else k: v for k, v in options.items()}
     want, nu = reference([params[k] for k in keys], [updates[k] for k in keys], 3.0, **options)

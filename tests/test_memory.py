@@ -42,7 +42,7 @@ def step_memory(tx, params):
         state = jax.tree_util.tree_map_with_path(
             lambda path, s: (
                 jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=params[path[-1].key].sharding)
-                if getattr(path[-1], "key", None) in params
+                if s.ndim and getattr(path[-1], "key", None) in params
                 else s
             ),
             jax.eval_shape(tx.init, params),
@@ -50,9 +50,13 @@ def step_memory(tx, params):
         return memory(step, params, state, params)
 
 
-def test_backslash_adds_nothing_of_the_size_of_the_parameters(params):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"gg_shape": 1}, {"gg_shape": 0.8, "clamp": True}, {"per_leaf": True}, {"estimate_every": 10}],
+)
+def test_backslash_adds_nothing_of_the_size_of_the_parameters(params, options):
     adam = step_memory(optax.adam(1e-3), params)
-    both = step_memory(optax.chain(optax.adam(1e-3), ggjax.backslash(2e3)), params)
+    both = step_memory(optax.chain(optax.adam(1e-3), ggjax.backslash(2e3, **options)), params)
     assert both.temp_size_in_bytes - adam.temp_size_in_bytes < 0.01 * SHARE
     for m in (adam, both):  # parameters and both moments are updated in place
         assert 3 * SHARE <= m.alias_size_in_bytes <= m.output_size_in_bytes < 3.01 * SHARE
