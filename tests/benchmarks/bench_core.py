@@ -42,8 +42,8 @@ class Row(NamedTuple):
         )
 
 
-def times(*runs: Callable[[], Any], repeats: int = 7) -> list[float]:
-    """Median seconds of each run, the runs taken in turn after one warm-up each."""
+def spread(*runs: Callable[[], Any], repeats: int = 7) -> list[tuple[float, float, float]]:
+    """(least, median, most) seconds of each run, the runs taken in turn after one warm-up each."""
     for run in runs:
         jax.block_until_ready(run())
     seconds: list[list[float]] = [[] for _ in runs]
@@ -52,7 +52,12 @@ def times(*runs: Callable[[], Any], repeats: int = 7) -> list[float]:
             start = time.perf_counter()
             jax.block_until_ready(run())
             taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in seconds]
+    return [(min(t), statistics.median(t), max(t)) for t in seconds]
+
+
+def times(*runs: Callable[[], Any], repeats: int = 7) -> list[float]:
+    """Median seconds of each run, as in ``spread``."""
+    return [median for _, median, _ in spread(*runs, repeats=repeats)]
 
 
 def trained_like(n: int, nu: float = 0.8, scale: float = 0.01) -> jax.Array:

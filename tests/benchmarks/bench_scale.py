@@ -13,11 +13,9 @@ import argparse
 import functools
 import json
 import math
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,22 +25,9 @@ import optax
 
 import ggjax
 from ggjax import gennorm, rf8
-from tests.benchmarks.bench_core import numpy_deepshape, stepper, times, trained_like
+from tests.benchmarks.bench_core import numpy_deepshape, spread, stepper, times, trained_like
 
 Point = dict[str, Any]
-
-
-def spread(*runs: Callable[[], Any], repeats: int = 7) -> list[tuple[float, float, float]]:
-    """(least, median, most) seconds of each run, the runs taken in turn after one warm-up each."""
-    for run in runs:
-        jax.block_until_ready(run())
-    seconds: list[list[float]] = [[] for _ in runs]
-    for _ in range(repeats):
-        for run, taken in zip(runs, seconds, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            taken.append(time.perf_counter() - start)
-    return [(min(t), statistics.median(t), max(t)) for t in seconds]
 
 
 def line(what: str, ours: tuple[float, float, float], other: tuple[float, float, float], rule: str) -> None:
