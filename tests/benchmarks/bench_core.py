@@ -128,9 +128,10 @@ def bench_backslash(n: int) -> list[Row]:
 
 def bench_training(steps: int) -> list[Row]:
     """A whole training step of the demo's model with and without BackSlash."""
-    from ggjax.app import _lm
+    from ggjax.app import _lm, demo
 
     text, model = _lm.load_text(), _lm.Model()
+    sizes = {"batch": demo.FULL.batch, "context": demo.FULL.context}
     params = _lm.init(model, 0)
     runs = []
     for tx in (optax.chain(optax.adam(1e-3), ggjax.backslash(1.0)), optax.adam(1e-3)):
@@ -138,11 +139,11 @@ def bench_training(steps: int) -> list[Row]:
 
         def run(tx=tx, carry=carry):
             key, ends = jax.random.key(0), (jnp.int32(0), jnp.int32(steps))
-            carry[:] = _lm.train_steps(model, tx, *carry, text.train, key, *ends, batch=16, context=128)[:2]
+            carry[:] = _lm.train_steps(model, tx, *carry, text.train, key, *ends, **sizes)[:2]
             return carry
 
         runs.append(run)
-    ours, other = times(*runs, repeats=5)
+    ours, other = times(*runs, repeats=9)
     note = f"{steps} steps of {sum(x.size for x in jax.tree.leaves(params)):,} parameters"
     return [Row("demo's training step with BackSlash, against without", ours, other, 1.03, note=note)]
 
