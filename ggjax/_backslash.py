@@ -1,5 +1,6 @@
 """BackSlash: rate-regularised training as a gradient transformation (arXiv 2504.16968, ICML 2025)."""
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -188,6 +189,7 @@ def backslash(
     return inner if mask is None else optax.masked(inner, mask)
 
 
+@functools.partial(jax.jit, static_argnames=("fixed", "clamp"))  # traced once for all leaves that are alike
 def _shrink(
     theta: jax.Array,
     u: jax.Array,

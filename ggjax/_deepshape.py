@@ -28,8 +28,11 @@ _COUNT_BITS = 31
 
 _CHUNK = 1 << 18
 
-_FEW, _SMALL = 16, 1 << 14
-"""Trees of more leaves than this have those of fewer weights than this packed together."""
+_FEW, _SMALL, _PACK = 16, 1 << 14, 64
+"""Trees of more than _FEW leaves have those below _SMALL weights packed together, up to _PACK of them.
+
+The time that XLA takes to compile rises with the square of the number of slices taken from one array.
+"""
 
 _Method = Literal["histogram", "rank"]
 
@@ -143,7 +146,7 @@ def _is_whole(leaves: Sequence[Any]) -> bool:
     return all(len(x.sharding.device_set) == 1 for x in leaves if isinstance(x, jax.Array))
 
 
-@functools.partial(jax.jit, static_argnames=("method", "whole"))
+@functools.partial(jax.jit, static_argnames=("method", "whole", "pieces"))
 def _reshape(
     leaves: list[Any],
     shape_scale: jax.Array,
@@ -153,12 +156,14 @@ def _reshape(
     *,
     method: _Method,
     whole: bool,
+    pieces: bool = False,
 ) -> tuple[list[jax.Array], DeepShapeInfo]:
     leaves = [jnp.asarray(x) for x in leaves]
-    if whole and method == "histogram" and len(leaves) > _FEW:
+    if whole and method == "histogram" and len(leaves) > _FEW and not pieces:
         packed, unpack = _pack(leaves)
         if len(packed) < len(leaves):
-            new, info = _reshape(packed, shape_scale, std_scale, step, min_count, method=method, whole=whole)
+            args = (shape_scale, std_scale, step, min_count)
+            new, info = _reshape(packed, *args, method=method, whole=whole, pieces=True)
             return unpack(new), info
     n = _tree.size(leaves)
     unit = max((n - 1).bit_length() - _COUNT_BITS, 0)  # log2 of the unit that ranks are counted in
@@ -203,7 +208,8 @@ def _reshape(
 
     if method == "histogram":
         table = (positions, step, per_level, reach, low, high)
-        new = [_mesh.elementwise(_place, x, *table) for x in leaves]
+        place = _place_in_pieces if pieces else _place
+        new = [_mesh.elementwise(place, x, *table) for x in leaves]
     else:
         new = _place_by_rank(leaves, step, low, high, mu, ends)
 
@@ -229,19 +235,17 @@ def _pack(leaves: list[jax.Array]) -> tuple[list[jax.Array], Callable[[list[jax.
     for i, x in enumerate(leaves):
         small = x.size < _SMALL
         g = open_group.get(x.dtype) if small else None
-        if g is None or _tree.size([leaves[j] for j in groups[g]]) + x.size > 16 * _CHUNK:
+        if g is None or len(groups[g]) == _PACK:
             g = len(groups)
             groups.append([])
             if small:
                 open_group[x.dtype] = g
         groups[g].append(i)
     packed = [leaves[g[0]] if len(g) == 1 else jnp.concatenate([leaves[i].ravel() for i in g]) for g in groups]
-    # XLA is kept from computing what follows for each of the pieces.
-    packed = list(lax.optimization_barrier(packed))
 
     def unpack(new: list[jax.Array]) -> list[jax.Array]:
         out = list(leaves)
-        for g, x in zip(groups, lax.optimization_barrier(new), strict=True):
+        for g, x in zip(groups, new, strict=True):
             start = 0
             for i in g:
                 size = leaves[i].size
@@ -286,6 +290,24 @@ def _place(
     left, right = (p.astype(u.dtype) for p in ends)
     new = jnp.floor(jnp.minimum(left + u * (right - left), right))
     return _value(x, jnp.where(_within(q, low, high), new, q), step)
+
+
+def _place_in_pieces(x: jax.Array, *table: jax.Array) -> jax.Array:
+    """``_place`` in a loop: XLA would else compute it anew, in a program of its own, for each slice of x."""
+    if not x.size:
+        return x
+    flat = x.ravel()
+    piece = max(min(_CHUNK, flat.size // 2), 1)
+
+    def at(i: jax.Array, flat: jax.Array) -> jax.Array:
+        start = jnp.minimum(i * piece, flat.size - piece)
+        old = lax.dynamic_slice_in_dim(flat, start, piece)
+        ahead = (
+            start + jnp.arange(piece, dtype=jnp.int32) >= i * piece
+        )  # the last piece overlaps the one before
+        return lax.dynamic_update_slice_in_dim(flat, jnp.where(ahead, _place(old, *table), old), start, 0)
+
+    return lax.fori_loop(0, -(-flat.size // piece), at, flat).reshape(x.shape)
 
 
 def _value(x: jax.Array, q: jax.Array, step: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """DeepShape against a sort in NumPy float64, its histogram against its target, and its behaviour on trees."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +111,33 @@ def test_one_table_serves_the_whole_tree():
     assert isinstance(parts_info, DeepShapeInfo)
     np.testing.assert_array_equal(np.concatenate([np.ravel(v) for v in jax.tree.leaves(parts)]), whole)
     jax.tree.map(np.testing.assert_array_equal, info, parts_info)
+
+
+def test_many_small_leaves_are_reshaped_like_one():
+    """Packed together, in few programs: with empty leaves, scalars, one of more than a pack, other dtypes."""
+    x = draw(0.8, 60_000, 0.02)
+    cuts = np.cumsum([0, 20_000, *[7] * 30, 0, *[1] * 30, 0, *[120] * 100, 20_000])
+    assert cuts[-1] < x.size
+    parts = {f"w{i:03}": x[a:b].reshape(-1, 1) for i, (a, b) in enumerate(itertools.pairwise([*cuts, x.size]))}
+    half = {f"z{i:02}": parts.pop(f"w{i:03}").astype(jnp.bfloat16) for i in range(40, 70)}
+    parts = {k: jnp.asarray(v) for k, v in {**parts, **half}.items()}
+    lone = jax.tree.map(jnp.ravel, parts)
+    lone = {t: jnp.concatenate([v for v in lone.values() if v.dtype == t]) for t in (jnp.float32, jnp.bfloat16)}
+    got, info = deepshape(parts, min_count=10)
+    want, want_info = deepshape(list(lone.values()), min_count=10)
+    jax.tree.map(np.testing.assert_array_equal, info, want_info)
+    for dtype, v in zip(lone, want, strict=True):
+        back = [np.ravel(g) for g in got.values() if g.dtype == dtype]
+        np.testing.assert_array_equal(np.concatenate(back), v)
+    assert all(got[k].shape == parts[k].shape and got[k].dtype == parts[k].dtype for k in parts)
+
+
+def test_a_program_for_many_leaves_rounds_in_packs():
+    """Not leaf by leaf: XLA must not fuse what is done to a pack into the slices that leaves are cut out by."""
+    leaves = [jnp.ones(100)] * 200
+    args = [jnp.float32(v) for v in (0.8, 0.6, 2**-13, 0)]
+    compiled = _deepshape._reshape.lower(leaves, *args, method="histogram", whole=True).compile()
+    assert compiled.as_text().count(" round-nearest-even(") < 40
 
 
 def test_no_rare_level_and_min_count_zero_keep_everything():
