@@ -28,11 +28,13 @@ _COUNT_BITS = 31
 
 _CHUNK = 1 << 18
 
-_FEW, _SMALL, _PACK = 16, 1 << 14, 64
+_FEW, _SMALL, _PACK = 16, _CHUNK, 64
 """Trees of more than _FEW leaves have those below _SMALL weights packed together, up to _PACK of them.
 
 The time that XLA takes to compile rises with the square of the number of slices taken from one array.
 """
+
+_Cut = Callable[..., jax.Array]
 
 _Method = Literal["histogram", "rank"]
 
@@ -294,20 +296,12 @@ def _place(
 
 def _place_in_pieces(x: jax.Array, *table: jax.Array) -> jax.Array:
     """``_place`` in a loop: XLA would else compute it anew, in a program of its own, for each slice of x."""
-    if not x.size:
-        return x
-    flat = x.ravel()
-    piece = max(min(_CHUNK, flat.size // 2), 1)
 
-    def at(i: jax.Array, flat: jax.Array) -> jax.Array:
-        start = jnp.minimum(i * piece, flat.size - piece)
-        old = lax.dynamic_slice_in_dim(flat, start, piece)
-        ahead = (
-            start + jnp.arange(piece, dtype=jnp.int32) >= i * piece
-        )  # the last piece overlaps the one before
-        return lax.dynamic_update_slice_in_dim(flat, jnp.where(ahead, _place(old, *table), old), start, 0)
+    def place(flat: jax.Array, cut: _Cut, new: jax.Array) -> jax.Array:
+        old = cut(flat)
+        return cut(flat, jnp.where(new, _place(old, *table), old))
 
-    return lax.fori_loop(0, -(-flat.size // piece), at, flat).reshape(x.shape)
+    return _in_pieces(x.size, x.ravel(), place).reshape(x.shape)
 
 
 def _value(x: jax.Array, q: jax.Array, step: jax.Array) -> jax.Array:
@@ -324,20 +318,24 @@ def _histograms(
 
     per_level is the number of bins a level, or None for one.
     """
-
     args = (step, reach) if per_level is None else (step, reach, per_level)
 
     def add(
-        counts: jax.Array, x: jax.Array, step: jax.Array, reach: jax.Array, per_level: jax.Array | None = None
+        counts: jax.Array,
+        x: jax.Array,
+        new: jax.Array | bool,
+        step: jax.Array,
+        reach: jax.Array,
+        per_level: jax.Array | None = None,
     ) -> jax.Array:
         q = _level(x, step)
         # One bin a level: the levels as they are rounded. The sum in _bin may shift a weight halfway between.
         i = q.astype(jnp.int32) + _REACH if per_level is None else _bin(x, step, per_level, reach)[0]
-        i = jnp.where(_within(q, -reach, reach), i, _BINS)
+        i = jnp.where(_within(q, -reach, reach) & new, i, _BINS)
         return counts.at[i].add(1, mode="promise_in_bounds", wrap_negative_indices=False)
 
     def fresh(x: jax.Array, *args: jax.Array) -> jax.Array:
-        return add(jnp.zeros(_BINS + 1, jnp.int32), x, *args)
+        return add(jnp.zeros(_BINS + 1, jnp.int32), x, True, *args)
 
     empty = jnp.zeros(_BINS + 1, jnp.int32)  # the last one for weights out of reach
     parts = []
@@ -346,24 +344,38 @@ def _histograms(
         for x in group:
             if _mesh.explicit_sharding(x) is not None:
                 counts = counts + _mesh.reduce(fresh, x, *args)
-            elif whole:
-                counts = _in_chunks(lambda c, v: add(c, v, *args), counts, x)
+            elif whole and x.size > _CHUNK:
+                # In pieces that stay in a cache: several times faster, and in little memory.
+                flat = x.ravel()
+                counts = _in_pieces(x.size, counts, lambda c, cut, new, v=flat: add(c, cut(v), new, *args))
             else:
-                counts = add(counts, x, *args)
+                counts = add(counts, x, True, *args)
         parts.append(counts[:_BINS])
     return parts
 
 
-def _in_chunks(add: Callable[[jax.Array, jax.Array], jax.Array], counts: jax.Array, x: jax.Array) -> jax.Array:
-    """``add(counts, x)`` in pieces that stay in a cache: several times faster, and in little memory."""
-    x = x.ravel()
-    chunk = max(_CHUNK, x.size // 1024)
-    number = x.size // chunk
-    if number:
-        counts = lax.fori_loop(
-            0, number, lambda i, c: add(c, lax.dynamic_slice_in_dim(x, i * chunk, chunk)), counts
-        )
-    return add(counts, x[number * chunk :])
+def _in_pieces(
+    size: int, carry: jax.Array, body: Callable[[jax.Array, _Cut, jax.Array], jax.Array]
+) -> jax.Array:
+    """A loop over pieces of a vector of so many elements.
+
+    ``body(carry, cut, new)`` gives the next carry: ``cut(v)`` is the piece of v, ``cut(v, piece)`` is v with
+    that piece instead, ``new`` tells which of its elements were not in the piece before, as the last one
+    overlaps it.
+    """
+    piece = max(min(max(_CHUNK, size // 1024), size // 2), 1)
+
+    def step(i: jax.Array, carry: jax.Array) -> jax.Array:
+        start = jnp.minimum(i * piece, size - piece)
+
+        def cut(v: jax.Array, new: jax.Array | None = None) -> jax.Array:
+            if new is None:
+                return lax.dynamic_slice_in_dim(v, start, piece)
+            return lax.dynamic_update_slice_in_dim(v, new, start, 0)
+
+        return body(carry, cut, start + jnp.arange(piece, dtype=jnp.int32) >= i * piece)
+
+    return lax.fori_loop(0, -(-size // piece), step, carry) if size else carry
 
 
 def _groups(leaves: list[jax.Array]) -> Iterator[list[jax.Array]]:
