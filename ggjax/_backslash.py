@@ -11,6 +11,7 @@ import optax
 from jax import lax
 
 from ggjax import _tree, gennorm
+from ggjax._power import power
 
 NO_PARAMS = (
     "backslash works on the parameters and got none: call update(updates, state, params), and put "
@@ -209,8 +210,8 @@ def _shrink(
         slope = jnp.ones_like(size)
     elif fixed == 2:
         slope = size + eps
-    else:  # a power, but several times faster than jnp.power
-        slope = jnp.exp((nu - 1) * jnp.log(size + eps))
+    else:
+        slope = power(size + eps, nu - 1)
     step = share * nu * slope
     if clamp:
         step = jnp.minimum(step, size)
