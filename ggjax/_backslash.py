@@ -19,6 +19,10 @@ NO_PARAMS = (
 )
 
 
+_LARGE = 1 << 16
+"""From this size on a leaf is worth the longer program of ``power``: quicker to run, slower to compile."""
+
+
 class BackSlashState(NamedTuple):
     """State of ``backslash``; the scalars are replicated, whatever the sharding of the parameters.
 
@@ -210,6 +214,8 @@ def _shrink(
         slope = jnp.ones_like(size)
     elif fixed == 2:
         slope = size + eps
+    elif size.size < _LARGE:
+        slope = jnp.exp((nu - 1) * jnp.log(size + eps))
     else:
         slope = power(size + eps, nu - 1)
     step = share * nu * slope

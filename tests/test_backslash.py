@@ -71,6 +71,17 @@ def test_step_is_the_formula(options):
         np.testing.assert_allclose(got[k], w, rtol=1e-6, atol=1e-30)
 
 
+@pytest.mark.parametrize("eps", [1.0, 1e-3])
+def test_step_of_a_large_leaf_is_the_formula(eps):
+    r = np.random.default_rng(0)
+    params = {"w": jnp.float32(0.02 * r.laplace(size=(300, 300)))}
+    updates = jax.tree.map(jnp.zeros_like, params)
+    tx = ggjax.backslash(3.0, eps=eps)
+    got, _ = jax.jit(tx.update)(updates, tx.init(params), params)
+    (want,), _ = reference([params["w"]], [updates["w"]], 3.0, eps=eps)
+    np.testing.assert_allclose(got["w"], want, rtol=1e-6, atol=1e-30)
+
+
 def test_step_is_taken_at_the_updated_weights_and_nu_at_the_old_ones():
     params = weights()
     updates = small_updates(params, size=0.05)

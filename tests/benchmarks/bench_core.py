@@ -85,17 +85,14 @@ def stepper(tx: optax.GradientTransformation, grads: Any, params: Any) -> Callab
     """One optimizer update and its application, jitted, with the parameters and the state donated."""
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, state):
-        updates, state = tx.update(grads_of(params), state, params)
+    def step(params, state, grads):  # an argument: XLA works out beforehand what it can of a constant
+        updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
-
-    def grads_of(_):
-        return grads
 
     carry = [jax.tree.map(jnp.copy, params), tx.init(params)]
 
     def run():
-        carry[:] = step(*carry)
+        carry[:] = step(*carry, grads)
         return carry
 
     return run

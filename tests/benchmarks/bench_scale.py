@@ -241,6 +241,10 @@ def draw(points: list[Point], path: str) -> None:
             ax.plot([p["x"] for p in some], [1e3 * p[name] for p in some], "o-", color=color, label=name)
         ax.set(xlabel=kind, xscale="log", yscale="log", ylabel="ms a call")
         ax.grid(alpha=0.3)
+        ax.set_xticks([p["x"] for p in some], minor=False)
+        ax.minorticks_off()
+        if kind != "parameters":
+            ax.set_xticklabels([str(p["x"]) for p in some])
     axes[0].set_title("10 leaves")
     axes[1].set_title("2·10⁷ parameters")
     axes[2].set_title("2·10⁷ parameters, 10 leaves")
