@@ -6,19 +6,14 @@ Names are loaded when they are first used, so that the command line answers befo
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what type checkers and editors see of the list below (a test compares the two)
     from ggjax import codec as codec
     from ggjax import gennorm as gennorm
+    from ggjax import init as init
     from ggjax import rate as rate
+    from ggjax import reshape as reshape
     from ggjax import rf8 as rf8
-    from ggjax._backslash import BackSlashState as BackSlashState
-    from ggjax._backslash import backslash as backslash
-    from ggjax._backslash import follow_learning_rate as follow_learning_rate
-    from ggjax._deepshape import DeepShapeInfo as DeepShapeInfo
-    from ggjax._deepshape import deepshape as deepshape
-    from ggjax._initializers import gg_init as gg_init
-    from ggjax._initializers import gg_reinit as gg_reinit
-    from ggjax._stochastic import apply_updates_stochastic as apply_updates_stochastic
+    from ggjax import train as train
     from ggjax.codec import Compressed as Compressed
     from ggjax.codec import FormatError as FormatError
     from ggjax.codec import compress as compress
@@ -29,15 +24,18 @@ if TYPE_CHECKING:
     from ggjax.codec import load_file as load_file
     from ggjax.codec import save_file as save_file
     from ggjax.codec import verify_file as verify_file
+    from ggjax.init import gg_init as gg_init
+    from ggjax.init import gg_reinit as gg_reinit
+    from ggjax.reshape import DeepShapeInfo as DeepShapeInfo
+    from ggjax.reshape import deepshape as deepshape
+    from ggjax.train import BackSlashState as BackSlashState
+    from ggjax.train import apply_updates_stochastic as apply_updates_stochastic
+    from ggjax.train import backslash as backslash
+    from ggjax.train import follow_learning_rate as follow_learning_rate
 
 __version__ = "0.1.0"
 
-_MODULES = ("codec", "gennorm", "rate", "rf8")
-_NAMES = {
-    "_backslash": ("BackSlashState", "backslash", "follow_learning_rate"),
-    "_deepshape": ("DeepShapeInfo", "deepshape"),
-    "_initializers": ("gg_init", "gg_reinit"),
-    "_stochastic": ("apply_updates_stochastic",),
+_PUBLIC = {
     "codec": (
         "Compressed",
         "FormatError",
@@ -50,19 +48,29 @@ _NAMES = {
         "save_file",
         "verify_file",
     ),
+    "gennorm": (),
+    "init": ("gg_init", "gg_reinit"),
+    "rate": (),
+    "reshape": ("DeepShapeInfo", "deepshape"),
+    "rf8": (),
+    "train": ("BackSlashState", "apply_updates_stochastic", "backslash", "follow_learning_rate"),
 }
-_WHERE = {name: module for module, names in _NAMES.items() for name in names}
+"""The public packages, and the names of each that can be had from ``ggjax`` itself."""
+
+_HOME = {name: package for package, names in _PUBLIC.items() for name in names}
+
+__all__ = ["__version__", *_PUBLIC, *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in _PUBLIC:
         return importlib.import_module(f"ggjax.{name}")
-    if name not in _WHERE:
+    if name not in _HOME:
         raise AttributeError(f"module 'ggjax' has no attribute {name!r}")
-    thing = getattr(importlib.import_module(f"ggjax.{_WHERE[name]}"), name)
+    thing = getattr(importlib.import_module(f"ggjax.{_HOME[name]}"), name)
     globals()[name] = thing
     return thing
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_WHERE} - {"Any", "TYPE_CHECKING", "importlib"})
+    return sorted(__all__)

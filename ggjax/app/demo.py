@@ -25,7 +25,7 @@ import optax
 
 import ggjax
 from ggjax import codec, gennorm, rate, rf8
-from ggjax._atomic import new_file
+from ggjax._internal.atomic import new_file
 from ggjax.app import _lm
 from ggjax.app._progress import Report, progress
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ggjax import codec, rate
-from ggjax._atomic import check_target
+from ggjax._internal.atomic import check_target
 from ggjax.codec import _compress, _format, _safetensors, _sources, _steps, _write
 
 OPTIONS = ("step", "bits", "snr_db", "step_per_std", "rf8", "lossless", "dead_zone", "centroids", "coder")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ggjax import gennorm, rf8
-from ggjax._atomic import new_file
+from ggjax._internal.atomic import new_file
 
 
 def gamma_csv() -> str:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax import _tree, rf8
+from ggjax import rf8
+from ggjax._internal import trees
 from ggjax.codec import _coded, _decode, _encode, _keys, _steps
 from ggjax.codec._coded import Coded
 
@@ -75,7 +76,7 @@ class Compressed:
     def leaves(self) -> Iterator[tuple[str, Any]]:
         """(name, leaf) of every leaf, coded or not."""
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.tree, is_leaf=is_coded):
-            yield _tree.leaf_name(path), leaf if hasattr(leaf, "nbytes") else np.asarray(leaf)
+            yield trees.leaf_name(path), leaf if hasattr(leaf, "nbytes") else np.asarray(leaf)
 
 
 def _size_at_hand(x: Any) -> int:
@@ -99,7 +100,7 @@ def compress(
     dead_zone: float = 0.0,
     centroids: bool = False,
     coder: str = "rans",
-    mask: _tree.Mask = None,
+    mask: trees.Mask = None,
 ) -> Compressed:
     """Entropy-code the weights of a tree.
 
@@ -148,10 +149,10 @@ def compress(
         centroids=centroids,
         coder=coder,
     )
-    flat = _tree.flatten(params, mask, needs_weights=False)
+    flat = trees.flatten(params, mask, needs_weights=False)
     names, leaves = flat.weight_names(), flat.weights()
     for name, leaf in zip(names, leaves, strict=True):
-        if not _tree.is_concrete(leaf):
+        if not trees.is_concrete(leaf):
             raise ValueError(
                 f"leaf {name!r}: compress needs the weights themselves, got {leaf}: call it outside jit"
             )
@@ -185,7 +186,7 @@ def decompress(compressed: Any, *, keep_rf8: bool = False) -> Any:
     leaves, treedef = jax.tree.flatten(tree, is_leaf=is_coded)
     out = list(leaves)
     whole = [i for i, x in enumerate(leaves) if isinstance(x, Coded)]
-    if all(_tree.is_concrete(*jax.tree.leaves(leaves[i])) for i in whole):
+    if all(trees.is_concrete(*jax.tree.leaves(leaves[i])) for i in whole):
         for group in index_groups([(i, leaves[i].size) for i in whole]):
             for i, array in zip(group, _decode.arrays([leaves[i] for i in group]), strict=True):
                 out[i] = finished(leaves[i], array, keep_rf8)
@@ -319,7 +320,7 @@ def checked_step(
     if everywhere:
         s = _summary_of_all(blocks)
     if not np.isfinite([s.low, s.high]).all():
-        _tree.check_finite([name] * len(blocks), blocks)
+        trees.check_finite([name] * len(blocks), blocks)
         raise ValueError(f"leaf {name!r}: expected finite weights, another process has others")
     largest = max(abs(float(s.low)), abs(float(s.high)))
     if largest > float(np.finfo(np.float32).max):
@@ -405,7 +406,7 @@ def _assembled(x: Blocks, keep_rf8: bool) -> Any:
     """The array of its blocks, on the devices that it was on."""
     if keep_rf8 and any(isinstance(b, Coded) and b.meta.kind == "rf8" for b in x.blocks):
         raise ValueError("keep_rf8 takes whole arrays, not sharded ones (each shard has its own exponent)")
-    if not _tree.is_concrete(*jax.tree.leaves(x)):
+    if not trees.is_concrete(*jax.tree.leaves(x)):
         return _assembled_traced(x)
     at = dict(zip(x.starts, (decompress(b) for b in x.blocks), strict=True))
     kind = x.sharding.memory_kind

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ggjax import _tree
+from ggjax._internal import trees
 from ggjax.codec import _compress, _safetensors, _sources, _write
 from ggjax.codec._compress import Compressed
 from ggjax.codec._sources import FileInfo, Source
@@ -112,7 +112,7 @@ def load_file(
 
 def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: Any) -> Any:
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
-    names = [_tree.leaf_name(p) for p, _ in paths]
+    names = [trees.leaf_name(p) for p, _ in paths]
     wanted = [x if hasattr(x, "dtype") else np.asarray(x) for _, x in paths]
     for name, x in zip(names, wanted, strict=True):
         if name not in leaves:

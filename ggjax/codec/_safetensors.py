@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax._atomic import check_target, new_file, scratch_file
+from ggjax._internal.atomic import check_target, new_file, scratch_file
 
 MAX_HEADER = 100_000_000
 """Bytes of a header at most, as in the library."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggjax import _tree
+from ggjax._internal import trees
 
 SAMPLE = 1 << 18
 CENTROIDS = 15
@@ -29,7 +29,7 @@ def check(want: Want) -> None:
     if len(given) != 1:
         names = ", ".join(want._fields)
         raise ValueError(f"give one of {names}, rf8=True or lossless=True; got {' and '.join(given) or 'none'}")
-    _tree.check_positive(given[0], getattr(want, given[0]))
+    trees.check_positive(given[0], getattr(want, given[0]))
     if want.step is not None and not SMALLEST <= want.step <= LARGEST:
         raise ValueError(f"step must be from 2^-120 to 2^100, got {want.step!r}")
 

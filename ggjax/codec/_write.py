@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax._atomic import new_file
+from ggjax._internal.atomic import new_file
 from ggjax.codec import _compress, _format, _safetensors
 from ggjax.codec._coded import Coded
 from ggjax.codec._compress import Blocks

@@ -1,0 +1,7 @@
+"""Fewer bits while training: BackSlash, its schedules, the rate as a term of the loss, stochastic rounding."""
+
+from ggjax.train._backslash import BackSlashState as BackSlashState
+from ggjax.train._backslash import backslash as backslash
+from ggjax.train._penalty import penalty as penalty
+from ggjax.train._schedules import follow_learning_rate as follow_learning_rate
+from ggjax.train._stochastic import apply_updates_stochastic as apply_updates_stochastic

@@ -1,0 +1,287 @@
+"""The demo at a small size: its table, frontier, files and picture, and the parts it is made of."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ggjax
+from ggjax._internal.atomic import new_file
+from ggjax.app import _lm, demo, plots
+
+SMALL = demo.Settings(
+    steps=300,
+    post_steps=20,
+    batch=8,
+    context=32,
+    test_windows=64,
+    width=64,
+    depth=1,
+    heads=2,
+    learning_rate=4e-3,
+    rate_weight=50,
+    min_count=20,
+)
+NAMES = ["adam", "backslash", "deepshape", "post_trained"]
+ENTRIES = [f"{code}_{step}" for step in ("2^-13", "2^-8", "1%") for code in ("entropy", "exp_golomb")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion():
+    """optax.adam is not made for strict promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def silent(stage, done, /, **numbers):
+    assert np.all(np.isfinite(list(numbers.values()))), (stage, done, numbers)
+
+
+@pytest.fixture(scope="module")
+def text():
+    return _lm.load_text()
+
+
+@pytest.fixture(scope="module")
+def models(text):
+    return demo.train_all(text, SMALL, silent)
+
+
+@pytest.fixture(scope="module")
+def results(text, models, tmp_path_factory):
+    return demo.measure_all(models, text, SMALL, silent, tmp_path_factory.mktemp("files"))
+
+
+def levels(params, step):
+    return np.concatenate([np.round(np.asarray(x, np.float64) / step).ravel() for x in jax.tree.leaves(params)])
+
+
+def entropy(params, step):
+    counts = np.unique(levels(params, step), return_counts=True)[1]
+    return -(counts / counts.sum() @ np.log2(counts / counts.sum()))
+
+
+def loss64(params, windows):
+    """Bits per byte from the model's logits, by float64 NumPy."""
+    model = _lm.Model(width=SMALL.width, depth=SMALL.depth, heads=SMALL.heads)
+    logits = np.asarray(model.apply({"params": params}, windows[:, :-1]), np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    chosen = np.take_along_axis(logits, np.asarray(windows[:, 1:], np.int64)[..., None], -1)[..., 0]
+    return np.mean(np.log2(np.exp(logits).sum(-1)) - chosen / np.log(2))
+
+
+def test_table_has_a_row_of_finite_numbers_per_model(results):
+    table = results["table"]
+    assert [row["model"] for row in table] == NAMES
+    files = {"file_bytes", "file_bits", "file_loss", "safetensors_bytes", "zstd_bytes"}
+    keys = {"model", "loss", "nu", "step_1%", "loss_1%", "rf8_loss", *ENTRIES, *files}
+    for row in table:
+        assert set(row) == keys
+        assert all(np.isfinite(row[k]) for k in keys - {"model"})
+        assert row["entropy_2^-13"] > row["entropy_2^-8"] > row["entropy_1%"] > 0
+        assert row["loss_1%"] <= 1.01 * row["loss"] and 2**-8 < row["step_1%"] <= 2**-2
+        assert abs(row["rf8_loss"] / row["loss"] - 1) < 0.05
+        assert row["loss"] < 5  # an untrained model has 8
+
+
+@pytest.mark.parametrize("name", ["adam", "post_trained"])
+def test_table_is_right(name, results, models, text):
+    row, params = results["table"][NAMES.index(name)], models[name]
+    windows = _lm.held_out(text, SMALL.test_windows, SMALL.context)
+    np.testing.assert_allclose(row["loss"], loss64(params, windows), rtol=1e-4)
+    for key, step in (("2^-13", 2**-13), ("2^-8", 2**-8), ("1%", row["step_1%"])):
+        np.testing.assert_allclose(row[f"entropy_{key}"], entropy(params, step), rtol=1e-4)
+        q = levels(params, step)
+        mapped = np.where(q > 0, 2 * q - 1, -2 * q) + 1  # the code word of m takes 2 floor(log2 m) + 1 bits
+        np.testing.assert_allclose(
+            row[f"exp_golomb_{key}"], np.mean(2 * np.floor(np.log2(mapped)) + 1), rtol=1e-4
+        )
+
+
+def test_frontier_is_right(results, models, text):
+    frontier = results["frontier"]
+    steps = [2.0 ** (k / 2) for k in range(-20, -7)]
+    expected = [(m, s) for m in ("adam", "backslash") for s in steps]
+    assert [(p["model"], p["step"]) for p in frontier] == expected
+    windows = _lm.held_out(text, SMALL.test_windows, SMALL.context)
+    for point in frontier[::5]:
+        params, step = models[point["model"]], point["step"]
+        np.testing.assert_allclose(point["bits"], entropy(params, step), rtol=1e-3)
+        rounded = jax.tree.map(lambda x, s=step: jnp.round(x / s) * s, params)
+        np.testing.assert_allclose(point["loss"], loss64(rounded, windows), rtol=1e-3)
+
+
+def test_backslash_takes_fewer_bits_at_equal_loss(models, results, text):
+    # So small a model bears steps coarser than the frontier's.
+    model = _lm.Model(width=SMALL.width, depth=SMALL.depth, heads=SMALL.heads)
+    windows = _lm.held_out(text, SMALL.test_windows, SMALL.context)
+    points = []
+    for name in ("adam", "backslash"):
+        for step in (2.0**k for k in range(-8, 0)):
+            rounded = demo.quantize(models[name], step)
+            loss = float(_lm.evaluate(model, rounded, windows, batch=8))
+            points.append({"model": name, "step": step, "bits": entropy(models[name], step), "loss": loss})
+    saved = {row["rise"]: row["saved"] for row in demo.saved_bits(points, results["table"][0]["loss"])}
+    assert {0.01, 0.02, 0.05} <= set(saved)
+    assert all(saved[rise] > 0 for rise in (0.01, 0.02, 0.05)) and np.mean(list(saved.values())) > 0.08, saved
+
+
+def test_the_files_hold_the_quantized_models(text, models, results):
+    model, windows = demo._model(SMALL), _lm.held_out(text, SMALL.test_windows, SMALL.context)
+    for row in results["table"]:
+        rounded = demo.quantize(models[row["model"]], row["step_1%"])
+        loss = float(_lm.evaluate(model, rounded, windows, batch=SMALL.batch))
+        assert abs(row["file_loss"] - loss) < 1e-5
+        assert row["entropy_1%"] * 0.98 < row["file_bits"] < row["entropy_1%"] * 1.1
+        assert row["file_bytes"] < row["zstd_bytes"] < row["safetensors_bytes"] / 4
+
+
+def test_files_are_complete_and_replace_older_ones(text, models, results, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "train_all", lambda *_: models)
+    monkeypatch.setattr(demo, "measure_all", lambda *_: dict(results))
+    monkeypatch.setattr(_lm, "load_text", lambda: text)
+    out = tmp_path / "a" / "b"
+    out.mkdir(parents=True)
+    (out / "results.json").write_text("old")
+    got = demo.run(out, SMALL, quiet=True)
+    assert sorted(p.name for p in out.iterdir()) == ["life.png", "results.json"]
+    written = json.loads((out / "results.json").read_text())
+    assert written == got
+    assert set(written) == {"table", "frontier", "saved", "settings"}
+    assert written["settings"]["steps"] == 300 and written["settings"]["ggjax"] == ggjax.__version__
+    picture = (out / "life.png").read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n") and picture.endswith(b"IEND\xaeB`\x82") and len(picture) > 50_000
+
+    demo.show(got, out)
+    shown = capsys.readouterr().out
+    for word in (
+        "Adam",
+        "BackSlash",
+        "+ DeepShape",
+        "+ post-train",
+        "RF8",
+        f"{results['table'][0]['loss']:.3f}",
+    ):
+        assert word in shown
+    assert max(len(line) for line in shown.splitlines() if str(out) not in line) <= 90
+    assert "…" not in shown
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), new_file(path) as f:
+        f.write(b"half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_pictures_draw_on_given_axes(models, results):
+    ax = plots.histogram(models["adam"])
+    assert plots.histogram(models["backslash"], ax, color=plots.ORANGE) is ax
+    assert ax.get_yscale() == "log" and len(ax.get_lines()) == 2
+    law = ggjax.gennorm.fit(models["adam"])
+    x, y = ax.get_lines()[0].get_data()
+    np.testing.assert_allclose(y, np.exp(ggjax.gennorm.logpdf(np.float32(x), *law)), rtol=1e-4)
+    ax = plots.frontier(results["frontier"])
+    assert [len(line.get_xdata()) for line in ax.get_lines()] == [13, 13]
+    assert len(plots.life(models, results).axes) == 4
+
+
+def test_coarsest_step_is_the_last_within_the_limit():
+    params = {"w": jnp.array([0.3])}
+    asked = []
+
+    def loss_of(p):  # rises with the step it was rounded to
+        step = max(
+            s for s in (2.0 ** (k / 4) for k in range(-52, -7)) if np.isclose(p["w"][0] % s, 0) or s < 1e-3
+        )
+        asked.append(step)
+        return step
+
+    assert demo.coarsest_step(params, 0.0, loss_of)[0] == 2.0**-13
+    assert demo.coarsest_step(params, np.inf, loss_of)[0] == 2.0**-2
+    assert len(asked) <= 16
+
+
+def test_bits_at_equal_loss_are_interpolated():
+    def curve(model, bits, losses):
+        return [
+            {"model": model, "step": 2.0**-k, "bits": b, "loss": x}
+            for k, b, x in zip((10, 9, 8), bits, losses, strict=True)
+        ]
+
+    frontier = curve("adam", (6.0, 4.0, 2.0), (1.0, 1.02, 1.2)) + curve(
+        "backslash", (4.0, 2.0, 1.0), (0.99, 1.02, 1.1)
+    )
+    rows = {row["rise"]: row for row in demo.saved_bits(frontier, 1.0)}
+    assert set(rows) == {0.005, 0.01, 0.02, 0.05, 0.1}
+    assert rows[0.01]["adam"] == pytest.approx(5.0)
+    assert rows[0.01]["backslash"] == pytest.approx(4 - 2 * 2 / 3)
+    assert rows[0.02]["saved"] == pytest.approx(0.5)
+    # A level below the finest point or beyond the coarsest one has no answer.
+    assert [r["rise"] for r in demo.saved_bits(frontier, 1.08)] == [0.005, 0.01]
+
+
+def test_rate_weight_follows_the_learning_rate_and_ends_in_fine_tuning():
+    s = demo.Settings(steps=1000, fine_tune=0.2, rate_weight=100.0, learning_rate=2e-3)
+    weight, lr = demo.rate_weights(s), demo.schedule(s)
+    for count in (0, 100, 500, 799):
+        np.testing.assert_allclose(weight(count), 100 * lr(count) / 2e-3, rtol=1e-5)
+    assert float(weight(100)) == 100 and float(weight(800)) == 0 and float(lr(800)) > 0
+    assert demo.FULL.steps > demo.QUICK.steps
+
+
+def test_text_is_split_by_file_and_skips_tests(tmp_path):
+    for i in range(20):
+        (tmp_path / f"m{i:02}.py").write_text(f"# {i:02}\n" * 2000)
+    for folder in ("test", "site-packages", "lib/tests"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.py").write_text("# never\n" * 100)
+    text = _lm.load_text(tmp_path)
+    train, test = (bytes(np.asarray(t)) for t in text)
+    assert b"never" not in train + test
+    assert set(test.split(b"\n")) == {b"# 09", b"# 19", b""}
+    assert set(train.split(b"\n")) == {b"# %02d" % i for i in range(20) if i not in (9, 19)} | {b""}
+    with pytest.raises(
+        FileNotFoundError, match=r"too little Python source under .*lib to train on \(0 files, 0 bytes\)"
+    ):
+        _lm.load_text(tmp_path / "lib")
+
+
+def test_model_has_half_a_million_parameters_or_more_and_is_causal():
+    full = jax.eval_shape(lambda: _lm.init(_lm.Model(), 0))
+    assert 500_000 <= sum(x.size for x in jax.tree.leaves(full)) <= 1_500_000
+    assert all(x.ndim == 2 for x in jax.tree.leaves(full))
+    model = _lm.Model(width=16, depth=2, heads=2)
+    params = _lm.init(model, 0)
+    a = jnp.arange(12, dtype=jnp.uint8)[None]
+    b = a.at[0, 8].set(200)
+    x, y = (np.asarray(model.apply({"params": params}, t)) for t in (a, b))
+    np.testing.assert_array_equal(x[:, :8], y[:, :8])
+    assert np.all(np.abs(x[:, 8:] - y[:, 8:]).max(-1) > 1e-6)
+
+
+def test_training_depends_on_the_step_numbers_only(text):
+    import optax
+
+    model, tx = _lm.Model(width=16, depth=1, heads=2), optax.adam(1e-2)
+
+    def train(ends, seed=0):
+        params = _lm.init(model, 0)
+        state, key = tx.init(params), jax.random.key(seed)
+        for first, last in zip(ends, ends[1:], strict=False):
+            params, state, loss = _lm.train_steps(
+                model, tx, params, state, text.train, key, first, last, batch=2, context=16
+            )
+        return params, float(loss)
+
+    whole, loss = train([0, 8])
+    parts, _ = train([0, 3, 8])
+    other, _ = train([0, 8], seed=1)
+    assert 0 < loss < 9
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), whole, parts)
+    assert all(jax.tree.leaves(same))
+    assert not np.array_equal(whole["head"]["kernel"], other["head"]["kernel"])

@@ -1,0 +1,265 @@
+"""Damaged compressed files: ``python -m tests.codec.fuzz_codec --count 100000``.
+
+Every file is a copy of a good one with bytes changed, cut off, added, moved, or taken from another good
+file. Reading it must give the original arrays or a FormatError that names the file; nothing else, and not
+much memory. Half of the copies have their checksums put right after the damage, as an attacker would: of
+these, other arrays may come out, but no crash, no hang and no large allocation.
+"""
+
+import argparse
+import base64
+import collections
+import json
+import math
+import os
+import resource
+import struct
+import tempfile
+import time
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggjax import codec
+
+MEMORY_MIB = 100
+"""How much more memory than the first hundred files the others may need: the programs for other sizes."""
+
+
+def good_files(folder):
+    """Paths of good files of many kinds, and what each holds."""
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(256, 300)) * np.exp(rng.normal(size=(256, 1)) * 2)).astype(np.float32)
+    trees = {
+        "step": (
+            {"w": rng.laplace(size=1500).astype(np.float32), "b": np.arange(5.0, dtype=np.float32)},
+            {"step": 0.5},
+        ),
+        "outlier": (
+            {"w": np.append(rng.laplace(size=1200), 1e6).astype(np.float32)},
+            {"step": 0.01, "centroids": True},
+        ),
+        "lossless": (
+            {"a": {"w": rng.normal(size=1100).astype(jnp.bfloat16)}, "n": np.arange(3)},
+            {"lossless": True},
+        ),
+        "rf8": ({"w": rng.normal(size=(40, 30)).astype(np.float16)}, {"rf8": True}),
+        "rows": ({"w": rows}, {"step": 0.2}),
+        "blocks": (blocks(rng), {"step": 0.3}),
+        "zstd": ({"w": rng.laplace(size=1500).astype(np.float32)}, {"step": 0.5, "coder": "zstd"}),
+        "raw": (
+            {"w": rng.normal(size=20), "e": np.zeros((0, 3), np.float32), "s": np.float32(2.0)},
+            {"step": 1.0},
+        ),
+    }
+    out = {}
+    for name, (tree, options) in trees.items():
+        path = os.path.join(folder, f"{name}.ggjax.safetensors")
+        codec.save_file(tree, path, **options)
+        with open(path, "rb") as f:
+            out[name] = f.read(), flat(codec.load_file(path))
+    return out
+
+
+def blocks(rng):
+    """A tree with a leaf that is sharded, where there are devices for it."""
+    devices = jax.devices()[:2]
+    mesh = jax.make_mesh((len(devices),), ("x",), devices=devices)
+    x = rng.laplace(size=(60, 40)).astype(np.float32)
+    return {"w": jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x")))}
+
+
+def flat(tree, prefix=""):
+    """{name: bytes of the array and its kind} of nested dicts."""
+    out = {}
+    for k, v in tree.items():
+        if isinstance(v, dict):
+            out |= flat(v, f"{prefix}{k}/")
+        else:
+            x = np.asarray(v)
+            out[prefix + k] = x.dtype.str, x.shape, x.tobytes()
+    return out
+
+
+def damage(data, others, rng):
+    """One damaged copy of the bytes of a file."""
+    out = bytearray(data)
+    kind = rng.integers(8)
+    # Most of the places in the header, where most can go wrong.
+    (length,) = struct.unpack("<Q", data[:8])
+    end = 8 + length if rng.random() < 0.6 else len(data)
+    place = int(rng.integers(end))
+    if kind <= 2:
+        for _ in range(int(rng.integers(1, 4))):
+            place = int(rng.integers(end))
+            out[place] ^= 1 << int(rng.integers(8)) if kind else int(rng.integers(1, 256))
+    elif kind == 3:
+        del out[place:]
+    elif kind == 4:
+        del out[place : place + int(rng.integers(1, 40))]
+    elif kind == 5:
+        out[place:place] = rng.integers(0, 256, int(rng.integers(1, 40)), dtype=np.uint8).tobytes()
+    elif kind == 6:
+        other = others[int(rng.integers(len(others)))]
+        out[place:] = other[min(place, len(other)) :]
+    else:
+        size = int(rng.integers(1, 60))
+        source = int(rng.integers(len(data)))
+        out[place : place + size] = data[source : source + size]
+    return bytes(out)
+
+
+NUMBERS = (
+    [2**62] * 70,
+    0,
+    -1,
+    1,
+    2,
+    31,
+    32,
+    255,
+    256,
+    2**18,
+    2**31,
+    2**32,
+    2**53,
+    2**63,
+    10**30,
+    0.5,
+    1e999,
+    True,
+    None,
+    "x",
+    [],
+    {},
+)
+
+
+def forge(data, rng):
+    """A copy with some values of the metadata or some bytes of the data changed, and all checksums put
+    right."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    body = bytearray(data[8 + length :])
+    meta = json.loads(header["__metadata__"]["ggjax"])
+    if rng.random() < 0.3:
+        for _ in range(int(rng.integers(1, 5))):
+            if body:
+                body[int(rng.integers(len(body)))] = int(rng.integers(256))
+    else:
+        if meta["tables"] and rng.random() < 0.1:
+            table = bytearray(base64.b64decode(meta["tables"][0]))
+            table[int(rng.integers(len(table)))] ^= 1 << int(rng.integers(8))
+            meta["tables"][0] = base64.b64encode(bytes(table)).decode()
+        change(meta["tensors"] if rng.random() < 0.9 else meta, rng)
+    fix_pieces(header, meta, bytes(body))
+    return packed(header, meta, bytes(body))
+
+
+def packed(header, meta, body):
+    """A file of a header, metadata whose checksum is put right, and data."""
+    meta["crc32"] = "00000000"
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
+    crc = f"{zlib.crc32(text.encode()):08x}"
+    header["__metadata__"] = {"ggjax": text.replace("00000000", crc, 1)}
+    new = json.dumps(header, separators=(",", ":")).encode()
+    return struct.pack("<Q", len(new)) + new + body
+
+
+def change(value, rng):
+    """Change one value somewhere in a JSON value."""
+    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+    if not items:
+        return
+    key, inner = items[int(rng.integers(len(items)))]
+    if isinstance(inner, (dict, list)) and inner and rng.random() < 0.85:
+        change(inner, rng)
+    elif isinstance(inner, int) and not isinstance(inner, bool) and rng.random() < 0.6:
+        value[key] = inner + int(rng.integers(-2, 3)) * 2 ** int(rng.integers(0, 20))
+    elif rng.random() < 0.2:
+        del value[key]
+    else:
+        value[key] = NUMBERS[int(rng.integers(len(NUMBERS)))]
+
+
+def fix_pieces(header, meta, body):
+    """Put right the checksums of the pieces, as far as their sizes make sense."""
+    for name, t in meta["tensors"].items() if isinstance(meta.get("tensors"), dict) else ():
+        try:
+            place = header[name]["data_offsets"][0]
+            for piece in ([t["side"]] if "side" in t else []) + t["chunks"]:
+                piece[1] = zlib.crc32(body[place : place + piece[0]])
+                place += piece[0]
+        except (TypeError, KeyError, IndexError):
+            pass
+
+
+def run(count, seed=0, folder=None, limit_s=math.inf):
+    """Read damaged files; returns how often each outcome occurred.
+
+    Args:
+      count: how many.
+      seed: of the damage.
+      folder: for the files; None for one of the system.
+      limit_s: seconds that a file may take.
+
+    Raises:
+      AssertionError: an outcome that must not be.
+    """
+    rng = np.random.default_rng(seed)
+    outcomes = collections.Counter()
+    with tempfile.TemporaryDirectory(dir=folder) as here:
+        files = good_files(here)
+        names = sorted(files)
+        path = os.path.join(here, "damaged.safetensors")
+        for i in range(count):
+            name = names[i % len(names)]
+            data, want = files[name]
+            forged = i % 2 == 1
+            bad = forge(data, rng) if forged else damage(data, [files[n][0] for n in names], rng)
+            with open(path, "wb") as f:
+                f.write(bad)
+            start = time.perf_counter()
+            try:
+                got = flat(codec.load_file(path))
+            except codec.FormatError as e:
+                assert "damaged.safetensors" in str(e), f"{name} {i}: no place in {e}"
+                outcomes["forged, refused" if forged else "refused"] += 1
+            except Exception as e:
+                raise AssertionError(f"{name} {i}: {type(e).__name__}: {e}") from e
+            else:
+                if got == want:
+                    outcomes["forged, the original" if forged else "the original"] += 1
+                else:
+                    # What another good file holds is no damage: its whole text was moved here.
+                    known = any(got == files[n][1] for n in names)
+                    assert forged or known, f"{name} {i}: a wrong array"
+                    outcomes["forged, another array" if forged else "another file"] += 1
+            if i == 100:
+                before = peak_mib()
+            taken = time.perf_counter() - start
+            assert i < 100 or taken < limit_s, f"{name} {i}: {taken:.1f} s"
+            assert i < 100 or peak_mib() < before + MEMORY_MIB, f"{name} {i}: {peak_mib():.0f} MiB"
+    return outcomes
+
+
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main():
+    jax.config.update("jax_num_cpu_devices", 2)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100_000, help="files to damage (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    start = time.perf_counter()
+    for outcome, number in sorted(run(args.count, args.seed, limit_s=2.0).items()):
+        print(f"{number:8,} {outcome}")
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
