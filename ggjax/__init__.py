@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
     from ggjax import codec as codec
     from ggjax import gennorm as gennorm
     from ggjax import init as init
+    from ggjax import masks as masks
     from ggjax import rate as rate
     from ggjax import reshape as reshape
     from ggjax import rf8 as rf8
@@ -50,6 +51,7 @@ _PUBLIC = {
     ),
     "gennorm": (),
     "init": ("gg_init", "gg_reinit"),
+    "masks": (),
     "rate": (),
     "reshape": ("DeepShapeInfo", "deepshape"),
     "rf8": (),

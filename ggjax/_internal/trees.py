@@ -1,7 +1,8 @@
 """Parameter trees: leaf names, which leaves count as weights, masks, and checks that name the leaf.
 
-A *weight leaf* is a floating-point array. Other leaves (integers, keys, booleans) pass through every
-function of this package untouched, as do ``None`` and ``optax.MaskedNode`` (which hold no leaf at all).
+A *weight leaf* is an array of a floating dtype. Everything else that a tree may hold (integers, complex
+numbers, PRNG keys, functions, strings) passes through every function of this package untouched, as do ``None``
+and ``optax.MaskedNode``, which hold no leaf at all.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -45,9 +46,20 @@ def leaf_name(path: Sequence[Any]) -> str:
 
 
 def is_weight(leaf: Any) -> bool:
-    """Whether the leaf is an array (or an abstract one) of a floating dtype."""
+    """Whether the leaf is an array (or an abstract one) of a dtype that weights are kept in."""
     dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, np.floating)
+    return dtype is not None and is_weight_dtype(dtype)
+
+
+def is_weight_dtype(dtype: Any) -> bool:
+    """Whether the dtype is a floating one with a sign, a zero and at least eight bits.
+
+    float8_e8m0fnu has neither sign nor zero: it holds scales. Floats of four and six bits hold codes whose
+    scales are kept elsewhere. Neither kind can be rounded, shrunk or fitted like a weight.
+    """
+    if not jnp.issubdtype(dtype, np.floating):
+        return False
+    return jnp.dtype(dtype) != jnp.float8_e8m0fnu and jnp.finfo(dtype).bits >= 8
 
 
 def flatten(tree: PyTree, mask: Mask = None, *, needs_weights: bool = True) -> Flat:
@@ -60,14 +72,11 @@ def flatten(tree: PyTree, mask: Mask = None, *, needs_weights: bool = True) -> F
 
     Raises:
       ValueError: the mask does not fit the tree, or there are leaves but no floating one.
-      TypeError: a leaf is not an array, or the mask holds something other than bools.
+      TypeError: the mask holds something other than bools.
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
     names = [leaf_name(path) for path, _ in paths]
     leaves = [leaf for _, leaf in paths]
-    for name, leaf in zip(names, leaves, strict=True):
-        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
-            raise TypeError(f"leaf {name!r}: expected an array, got {type(leaf).__name__}")
     chosen = _resolve_mask(tree, mask, names)
     selected = [c and is_weight(leaf) for c, leaf in zip(chosen, leaves, strict=True)]
     if needs_weights and leaves and not any(map(is_weight, leaves)):
@@ -82,7 +91,7 @@ def flatten(tree: PyTree, mask: Mask = None, *, needs_weights: bool = True) -> F
 def _resolve_mask(tree: PyTree, mask: Mask, names: list[str]) -> list[bool]:
     if mask is None:
         return [True] * len(names)
-    mask = mask(tree) if callable(mask) else mask
+    mask = mask(tree) if _is_function(mask) else mask
     try:
         chosen = jax.tree.leaves(jax.tree.broadcast(mask, tree))
     except ValueError as e:
@@ -91,6 +100,13 @@ def _resolve_mask(tree: PyTree, mask: Mask, names: list[str]) -> list[bool]:
         if not isinstance(c, (bool, np.bool_)):
             raise TypeError(f"mask at leaf {name!r}: expected a bool, got {c!r}")
     return [bool(c) for c in chosen]
+
+
+def _is_function(mask: Any) -> bool:
+    """Whether the mask is a function from trees to masks, and not a tree of bools that can also be called (an
+    Equinox module, say): the rule of ``optax.masked``."""
+    leaves = jax.tree.leaves(mask)
+    return bool(leaves) and all(map(callable, leaves))
 
 
 def is_concrete(*values: Any) -> bool:
@@ -124,11 +140,13 @@ def _number(name: str, value: Any) -> np.ndarray | None:
 def check_finite(names: Sequence[str], leaves: Sequence[Any]) -> None:
     """Raise ValueError naming the first leaf that holds a NaN or an infinity.
 
-    Looks at concrete arrays only: nothing can be raised about numbers that are still traced.
+    Looks at concrete arrays only, those that a function under trace closes over among them: nothing can be
+    raised about numbers that are still traced.
     """
     if not leaves or not is_concrete(*leaves):
         return
-    finite = jax.device_get(_all_finite(list(leaves)))
+    with jax.ensure_compile_time_eval():
+        finite = jax.device_get(_all_finite(list(leaves)))
     for name, leaf, ok in zip(names, leaves, finite, strict=True):
         if not ok:
             values = np.asarray(leaf, np.float64)
