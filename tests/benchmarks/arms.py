@@ -1,0 +1,261 @@
+"""What a small init gives, and what BackSlash gives on top of it: ``python -m tests.benchmarks.arms``.
+
+On the demo's language model, at the demo's size. Every arm gets as many trials as the others, with seed 0 and
+judged on the validation split:
+
+  Adam        4 inits: Gaussian, of Glorot's variance times 1, 1/2, 1/4, 1/8
+  AdamW       the best of these inits with 4 weight decays
+  BackSlash   the same init with 4 strengths; follows the learning rate, clamps, and ends in fine-tuning
+
+The best of each arm is trained again with three new seeds and looked at once on the test split, beside Adam
+from Glorot's init. The score of a trial is the geometric mean of its entropy bits per parameter, all weights
+rounded to multiples of one step, where the loss is 1, 2 and 5 % above that of the unrounded model of Adam from
+Glorot's init. The numbers of the table are those bits on the test split.
+
+A training takes two to three minutes on two cores, and its result is kept in a folder, so that the command can
+be stopped and started again. The table goes to tests/benchmarks/arms.json too.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import ggjax
+from ggjax._internal.atomic import new_file
+from ggjax.app import _lm, _measuring, _training
+from ggjax.app._training import Settings
+
+VERSION = 1
+"""Of the arithmetic of a run; runs that were cached by another one are not used."""
+
+STEPS = tuple(2.0 ** (k / 4) for k in range(-32, -7))
+"""Quantization steps, 2^-8, 2^-7.75, ..., 2^-2."""
+
+RISES = (0.01, 0.02, 0.05)
+INITS = (1.0, 0.5, 0.25, 0.125)
+DECAYS = (0.1, 0.3, 1.0, 3.0)
+STRENGTHS = (0.02, 0.05, 0.1, 0.2)
+SEEDS = (1, 2, 3)
+NAMES = {
+    "glorot": "Glorot's init, Adam",
+    "init": "best init, Adam",
+    "decay": "best init, AdamW",
+    "backslash": "best init, Adam + BackSlash",
+}
+
+
+class Arm(NamedTuple):
+    """How one model is trained."""
+
+    init: float  # variance of the Gaussian init, as a share of Glorot's
+    decay: float = 0.0  # weight decay of AdamW; 0 is Adam
+    strength: float = 0.0  # of BackSlash; 0 is without
+
+
+class Job(NamedTuple):
+    """Everything that the result of one run depends on, but for the text."""
+
+    arm: Arm
+    seed: int
+    split: str  # "validation" or "test"
+    settings: Settings
+
+
+def optimizer(arm: Arm, s: Settings) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of an arm."""
+    if arm.strength:
+        return _training.adam_backslash(s._replace(strength=arm.strength))
+    if arm.decay:
+        return optax.with_extra_args_support(optax.adamw(_training.schedule(s), weight_decay=arm.decay))
+    return _training.adam(s)
+
+
+def train(job: Job, text: _lm.Text) -> tuple[_lm.Model, Any]:
+    """The model of a job and its trained parameters."""
+    s = job.settings._replace(seed=job.seed)
+    init = jax.nn.initializers.variance_scaling(job.arm.init, "fan_avg", "normal")
+    model = _lm.Model(width=s.width, depth=s.depth, heads=s.heads, kernel_init=init)
+    start = _lm.init(model, s.seed)
+    tx = optimizer(job.arm, s)
+    return model, _training.train(model, tx, start, text, s, s.steps, lambda *_, **__: None, "")
+
+
+def measure(job: Job, text: _lm.Text) -> dict[str, Any]:
+    """Train, and measure on the job's split: "loss" of the unrounded model and its "frontier"."""
+    begin = time.perf_counter()
+    model, params = train(job, text)
+    windows = _lm.windows_of(getattr(text, job.split), job.settings.test_windows, job.settings.context)
+
+    def loss_of(params: Any) -> float:
+        return float(_lm.evaluate(model, params, windows, batch=job.settings.batch))
+
+    result = {
+        "loss": loss_of(params),
+        "frontier": _measuring.frontier(params, STEPS, loss_of),
+        "gg_shape": float(ggjax.gennorm.fit(params).nu),
+        "parameters": _training.size(params),
+    }
+    return result | {"seconds": round(time.perf_counter() - begin, 1)}
+
+
+def cached(job: Job, text: _lm.Text, cache: Path) -> dict[str, Any]:
+    """The result of a job, from the cache if it is there."""
+    settings = job.settings._asdict()
+    for unused in ("seed", "gg_shape", "xi", "strength", "post_steps", "post_learning_rate"):
+        del settings[unused]  # of the demo, or given by the arm
+    if not job.arm.strength:
+        del settings["fine_tune"]
+    key = {
+        "version": VERSION,
+        "text": checksum(text),
+        **job.arm._asdict(),
+        "seed": job.seed,
+        "split": job.split,
+    }
+    key |= {"settings": settings, "steps": STEPS}
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = cache / f"{name}.json"
+    if path.exists():
+        return json.loads(path.read_text())["result"]
+    result = measure(job, text)
+    cache.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as f:
+        f.write(json.dumps({"key": key, "result": result}, indent=1).encode())
+    return result
+
+
+def checksum(text: _lm.Text) -> int:
+    """CRC-32 of all of the text: results on another Python's library are others."""
+    return zlib.crc32(b"".join(np.asarray(part).tobytes() for part in text))
+
+
+def bits(result: dict[str, Any], loss: float) -> list[float]:
+    """Bits per parameter at ``RISES`` above a loss; infinite where the model does not reach it."""
+    found = [_measuring.bits_at(result["frontier"], (1 + rise) * loss) for rise in RISES]
+    return [math.inf if b is None else b for b in found]
+
+
+def score(result: dict[str, Any], loss: float) -> float:
+    """The geometric mean of the bits at ``RISES`` above a loss."""
+    return math.prod(bits(result, loss)) ** (1 / len(RISES))
+
+
+def experiment(
+    s: Settings, cache: Path, arms: dict[str, Sequence[float]], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """All trials and the final runs: what arms.json holds."""
+    text = _lm.load_text()
+
+    def run(arm: Arm, seed: int, split: str) -> dict[str, Any]:
+        result = cached(Job(arm, seed, split, s), text, cache)
+        print(f"{arm}, seed {seed}, {split}: loss {result['loss']:.4f}", file=sys.stderr, flush=True)
+        return result
+
+    first = Arm(arms["init"][0])
+    level = run(first, 0, "validation")["loss"]
+
+    def best(trials: list[Arm]) -> tuple[Arm, list[dict[str, Any]]]:
+        rows = []
+        for arm in trials:
+            result = run(arm, 0, "validation")
+            rows.append({**arm._asdict(), "loss": result["loss"], "bits": bits(result, level)})
+            rows[-1]["score"] = score(result, level)
+        chosen = min(range(len(rows)), key=lambda i: rows[i]["score"])
+        return trials[chosen], rows
+
+    small, trials = best([Arm(x) for x in arms["init"]])
+    decay, more = best([small._replace(decay=x) for x in arms["decay"]])
+    backslash, most = best([small._replace(strength=x) for x in arms["strength"]])
+    final = {"glorot": first, "init": small, "decay": decay, "backslash": backslash}
+    results = {name: [run(arm, seed, "test") for seed in seeds] for name, arm in final.items()}
+    level = float(np.mean([r["loss"] for r in results["glorot"]]))
+    table = []
+    for name, arm in final.items():
+        each = np.array([bits(r, level) for r in results[name]])
+        losses = [r["loss"] for r in results[name]]
+        row = {"arm": name, **arm._asdict(), "loss": float(np.mean(losses)), "loss_std": _std(losses)}
+        row |= {"bits": each.mean(0).tolist(), "bits_std": [_std(column) for column in each.T]}
+        table.append(row)
+    return {
+        "rises": RISES,
+        "seeds": list(seeds),
+        "trials": trials + more + most,
+        "table": table,
+        "settings": s._asdict() | {"parameters": results["glorot"][0]["parameters"]},
+        "text": {"crc32": checksum(text), "bytes": {k: v.size for k, v in text._asdict().items()}},
+        "versions": {"ggjax": ggjax.__version__, "jax": jax.__version__, "python": sys.version.split()[0]},
+    }
+
+
+def _std(values: Any) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def show(found: dict[str, Any]) -> str:
+    """The trials, the table, and what the init and BackSlash give, as text."""
+    heads = [f"+{100 * rise:g} %" for rise in found["rises"]]
+    lines = ["Trials, seed 0, validation split", ""]
+    lines.append(
+        f"{'init':>6}{'decay':>7}{'strength':>10}{'loss':>9}" + "".join(f"{h:>8}" for h in heads) + "   score"
+    )
+    for t in found["trials"]:
+        numbers = "".join(f"{b:8.3f}" for b in t["bits"])
+        lines.append(
+            f"{t['init']:6.4g}{t['decay']:7.3g}{t['strength']:10.3g}{t['loss']:9.4f}{numbers}{t['score']:8.3f}"
+        )
+    seeds = ", ".join(map(str, found["seeds"]))
+    lines += ["", f"Test split, mean and standard deviation of seeds {seeds}", ""]
+    lines.append(f"{'':<28}{'loss':>15}" + "".join(f"{h:>14}" for h in heads) + "   bits per parameter")
+    for row in found["table"]:
+        cells = "".join(f"{b:8.2f} ±{s:4.2f}" for b, s in zip(row["bits"], row["bits_std"], strict=True))
+        lines.append(f"{NAMES[row['arm']]:<28}{row['loss']:8.3f} ±{row['loss_std']:.3f} {cells}")
+    lines.append("")
+    rows = {row["arm"]: row for row in found["table"]}
+    for name, other, what in (
+        ("init", "glorot", "the init gives, against Glorot's"),
+        ("decay", "init", "AdamW gives on top of the init"),
+        ("backslash", "init", "BackSlash gives on top of the init"),
+        ("backslash", "decay", "BackSlash gives against AdamW"),
+    ):
+        lines.append(f"{what:<43}" + "".join(f"{x:13.0f} %" for x in gains(rows[name], rows[other])))
+    return "\n".join(lines)
+
+
+def gains(row: dict[str, Any], other: dict[str, Any]) -> list[float]:
+    """The change of the bits against another row, in percent."""
+    return [100 * (a / b - 1) for a, b in zip(row["bits"], other["bits"], strict=True)]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command: see ``--help``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    home = Path.home() / ".cache/ggjax-arms"
+    parser.add_argument("--cache", type=Path, default=home, help="folder of results (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"), help="file to write")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few trials: does it run at all?")
+    args = parser.parse_args(argv)
+    settings, arms, seeds = _training.FULL, {"init": INITS, "decay": DECAYS, "strength": STRENGTHS}, SEEDS
+    if args.quick:
+        settings = QUICK
+        arms, seeds = {name: values[:2] for name, values in arms.items()}, seeds[:2]
+    found = experiment(settings, args.cache, arms, seeds)
+    with new_file(args.out) as f:
+        f.write((json.dumps(found, indent=1) + "\n").encode())
+    print(show(found))
+
+
+QUICK = Settings(steps=40, batch=4, context=32, test_windows=32, width=32, depth=1, heads=2, learning_rate=8e-3)
+
+if __name__ == "__main__":
+    main()
