@@ -29,8 +29,8 @@ class Settings(NamedTuple):
     heads: int = 4
     learning_rate: float = 2e-3  # at its peak
     gg_shape: float = 2.0  # nu of the init of both trainings: Gaussian
-    xi: float = 0.125  # its variance, as a share of Glorot's: chosen for plain Adam by tests/benchmarks/arms.py
-    strength: float = 0.05  # of BackSlash
+    xi: float = 0.25  # its variance, as a share of Glorot's: chosen for plain Adam by tests/benchmarks/arms.py
+    strength: float = 0.02  # of BackSlash, chosen likewise
     fine_tune: float = 0.3  # the share of the steps, at the end, that run without BackSlash
     post_learning_rate: float = 1e-4
     seed: int = 0

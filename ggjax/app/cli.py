@@ -18,7 +18,7 @@ twice, from the same initial weights and with as many steps on the same bytes:
   (a) with Adam
   (b) with Adam and BackSlash, then fine-tuned with Adam alone
 
-The initial weights are the Gaussian ones that suit (a) best, of an eighth of Glorot's variance;
+The initial weights are the Gaussian ones that suit (a) best, of a quarter of Glorot's variance;
 python -m tests.benchmarks.arms measures what they give by themselves.
 
 Then reshape the weights of (b) by DeepShape, train a little more, round all of them to RF8, and write all of

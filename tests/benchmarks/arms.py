@@ -49,8 +49,8 @@ STEPS = tuple(2.0 ** (k / 4) for k in range(-32, -7))
 
 RISES = (0.01, 0.02, 0.05)
 INITS = (1.0, 0.5, 0.25, 0.125)
-DECAYS = (0.1, 0.5, 2.0)
-STRENGTHS = (0.02, 0.05, 0.1)
+DECAYS = (0.1, 0.3, 1.0)
+STRENGTHS = (0.01, 0.02, 0.05)
 SEEDS = (1, 2, 3)
 QUICK = Settings(steps=40, batch=4, context=32, test_windows=32, width=32, depth=1, heads=2, learning_rate=8e-3)
 NAMES = {
