@@ -55,6 +55,7 @@ def backslash(
     estimate_every: chex.Numeric = 1,
     per_leaf: bool = False,
     clamp: bool = False,
+    move_idle: bool = False,
     axis_name: _moments.AxisName = None,
     mask: trees.Mask = masks.kernels,
 ) -> optax.GradientTransformationExtraArgs:
@@ -81,13 +82,16 @@ def backslash(
     Which weights? By default the kernels, ``ggjax.masks.kernels``: nu is fitted to them, n counts them, and
     they alone are moved. The code published with the paper takes every parameter of the model, biases and the
     scales of normalization layers too. Those are few and do not follow the law of the kernels (scales lie
-    around 1), so that they spoil the fit, and a pull to zero harms them; ``mask=None`` selects all floating
-    leaves as that code does. Of the selected leaves
+    around 1), so they spoil the fit, and a pull to zero harms them; ``mask=None`` selects all floating leaves,
+    as that code does. Among the selected ones
 
-      * one whose update is zero in every element (``optax.set_to_zero``, ``optax.MultiSteps`` between its
-        steps, a learning rate of 0) is not moved, but counts in the fit and in n;
-      * one that cannot be fitted (it holds a NaN, an infinity, or numbers whose squares overflow float32, such
-        as a mask of attention kept among the parameters) is not moved and counts in neither.
+      * only weights that the optimizer moves are moved: one whose update is exactly zero stays. So weights
+        frozen by ``optax.set_to_zero`` stay, all weights between the steps of ``optax.MultiSteps`` or at a
+        learning rate of 0, and also those that never had a gradient, such as the embeddings of tokens that do
+        not occur. ``move_idle=True`` moves these too, as the published code does; with weight decay
+        (``optax.adamw``) they have an update and move anyway. All of them count in the fit and in n.
+      * a leaf that cannot be fitted is not moved and counts in neither: one that holds a NaN, an infinity, or
+        numbers whose squares overflow float32, such as an attention mask kept among the parameters.
 
     Notes:
       * ``optax.masked(backslash(...), m)`` fits and counts within the leaves that m selects.
@@ -115,6 +119,7 @@ def backslash(
       clamp: stop a weight at zero rather than let the step carry it across: added by ``optax.apply_updates``,
         the update gives exactly 0, never a weight of the other sign. (If updates have fewer digits than the
         weights, what is left of such a weight is below their rounding.)
+      move_idle: move weights whose update is exactly zero, too.
       axis_name: the mesh axis, or a sequence of them, over which the weights are split inside
         ``jax.shard_map``; nu and n then are those of the whole.
       mask: tree of bools, prefix of one, or a function from params to one: the leaves to act on. Leaves that
@@ -131,7 +136,7 @@ def backslash(
       ValueError: not exactly one of rate_weight and strength; strength without learning_rate; eps or gg_shape
         is not positive, a weight, strength or learning rate is negative, estimate_every is below 1; in
         ``update``, params missing, or weights split over a mesh axis that axis_name does not name.
-      TypeError: per_leaf or clamp is not a bool, or mask is a number.
+      TypeError: per_leaf, clamp or move_idle is not a bool, or mask is a number.
 
     Example:
       >>> import jax.numpy as jnp, optax, ggjax
@@ -157,11 +162,12 @@ def backslash(
         estimate_every=estimate_every,
         per_leaf=per_leaf,
         clamp=clamp,
+        move_idle=move_idle,
         mask=mask,
     )
     at_every_update = not isinstance(estimate_every, jax.Array) and estimate_every == 1
     known = float(np.asarray(gg_shape)) if gg_shape is not None and trees.is_concrete(gg_shape) else None
-    power_of = known if known in (1, 2) else None
+    how = {"power_of": known if known in (1, 2) else None, "clamp": clamp, "move_idle": move_idle}
 
     def weight_and_rate(count: chex.Numeric, n: chex.Numeric) -> tuple[jax.Array, jax.Array]:
         """lambda and lambda / n."""
@@ -210,11 +216,10 @@ def backslash(
         sizes = _moments.sizes(weights, axes)
         unfitted = jnp.sum(jnp.where(fit.fitted, 0, np.float32(sizes)))
         weight, rate = weight_and_rate(state.count, jnp.maximum(np.float32(sizes.sum()) - unfitted, 1))
-        moves = jnp.unstack(fit.fitted & jnp.stack(_moments.nonzero(steps.weights(), axes)))
         nus = jnp.unstack(jnp.broadcast_to(fit.nu, len(weights)))
         new = [
-            _step.shrink(theta, u, nu, rate, eps, moving, power_of=power_of, clamp=clamp)
-            for theta, u, nu, moving in zip(weights, steps.weights(), nus, moves, strict=True)
+            _step.shrink(theta, u, nu, rate, eps, ok, **how)
+            for theta, u, nu, ok in zip(weights, steps.weights(), nus, jnp.unstack(fit.fitted), strict=True)
         ]
         new_state = BackSlashState(
             count,
@@ -300,7 +305,7 @@ def _check(**arguments: Any) -> None:
     every = arguments["estimate_every"]
     if trees.is_concrete(every) and (every != int(every) or every < 1):
         raise ValueError(f"estimate_every must be a whole number of at least 1, got {every!r}")
-    for name in ("per_leaf", "clamp"):
+    for name in ("per_leaf", "clamp", "move_idle"):
         if not isinstance(arguments[name], bool):
             raise TypeError(f"{name} must be a bool, got {arguments[name]!r}")
     if mask is False or isinstance(mask, (jax.Array, np.ndarray)):

@@ -39,13 +39,6 @@ def moments(leaves: Sequence[Any], axes: Sequence[Axes]) -> Moments:
     return Moments(jnp.where(sound, first, 0), jnp.where(sound, second, 0), sound)
 
 
-def nonzero(leaves: Sequence[Any], axes: Sequence[Axes]) -> list[jax.Array]:
-    """For every leaf a scalar bool: whether any element of any of its shards is not zero."""
-    flags = [jnp.any(x != 0) for x in leaves]
-    counts = _over_shards([f.astype(jnp.int32) if a else f for f, a in zip(flags, axes, strict=True)], axes)
-    return [c > 0 if a else c for c, a in zip(counts, axes, strict=True)]
-
-
 def sizes(leaves: Sequence[Any], axes: Sequence[Axes]) -> np.ndarray:
     """How many elements every leaf has over all its shards, as float64."""
     return np.array(

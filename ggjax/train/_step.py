@@ -42,26 +42,30 @@ def law(
     return nu, bits
 
 
-@functools.partial(jax.jit, static_argnames=("power_of", "clamp"))  # traced once for all leaves that are alike
+@functools.partial(
+    jax.jit, static_argnames=("power_of", "clamp", "move_idle")
+)  # traced once for all leaves that are alike
 def shrink(
     theta: jax.Array,
     u: jax.Array,
     nu: jax.Array,
     rate: jax.Array,
     eps: chex.Numeric,
-    moves: jax.Array,
+    sound: jax.Array,
     *,
     power_of: float | None = None,
     clamp: bool = False,
+    move_idle: bool = False,
 ) -> jax.Array:
     """The update u of one leaf less the step of BackSlash; one elementwise expression, so that XLA fuses it.
 
     Args:
       theta, u: the weights and the optimizer's update, arrays of one shape.
       nu, rate, eps: scalars; rate is lambda / n.
-      moves: a scalar bool; where it is False the update is returned as it is.
+      sound: a scalar bool; where it is False the update is returned as it is.
       power_of: nu where it is known beforehand: 1 and 2 need no power.
       clamp: stop at zero rather than cross it.
+      move_idle: take the step where u is 0 too.
 
     Returns:
       An array of the shape and dtype of u.
@@ -82,7 +86,7 @@ def shrink(
     if clamp:
         crosses = sign * (wide_theta + shrunk) < 0  # by rounding, even where step < size
         shrunk = jnp.where((step >= size) | crosses, _stop(wide_theta, sign, u.dtype), shrunk)
-    return jnp.where(moves, shrunk.astype(u.dtype), u)
+    return jnp.where(sound if move_idle else sound & (u != 0), shrunk.astype(u.dtype), u)
 
 
 def _stop(theta: jax.Array, sign: jax.Array, dtype: jnp.dtype) -> jax.Array:
