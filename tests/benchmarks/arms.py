@@ -16,19 +16,24 @@ Then Adam from Glorot's init, Adam from the best init, and the best of BackSlash
 fresh seeds, and their bits taken on the test split, which nothing before has looked at; AdamW too, if it scored
 better than Adam.
 
-A training takes two to three minutes on two cores. Its result is kept in a folder, so that the command can be
-stopped and started again. What is printed goes to tests/benchmarks/arms.json as well.
+A training takes two to three minutes on one core, and as many run side by side as --workers says. Each uses
+one thread, so that its result does not depend on how many cores there are. Results are kept in a folder, so
+that the command can be stopped and started again. What is printed goes to tests/benchmarks/arms.json as well.
 """
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import json
 import math
+import multiprocessing
+import os
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +46,7 @@ from ggjax._internal.atomic import new_file
 from ggjax.app import _lm, _measuring, _training
 from ggjax.app._training import Settings
 
-VERSION = 1
+VERSION = 2
 """Of the arithmetic of a run; runs that were cached by another one are not used."""
 
 STEPS = tuple(2.0 ** (k / 4) for k in range(-32, -7))
@@ -85,6 +90,9 @@ class Job(NamedTuple):
     settings: Settings
 
 
+Runner = Callable[[list[Job]], list[dict[str, Any]]]
+
+
 @functools.cache  # so that runs that differ in their seeds or inits only are compiled once
 def optimizer(arm: Arm, s: Settings) -> optax.GradientTransformationExtraArgs:
     """The optimizer of an arm."""
@@ -123,8 +131,9 @@ def measure(job: Job, text: _lm.Text) -> dict[str, Any]:
     return result | {"seconds": round(time.perf_counter() - begin, 1)}
 
 
-def cached(job: Job, text: _lm.Text, cache: Path) -> dict[str, Any]:
+def cached(job: Job, cache: Path) -> dict[str, Any]:
     """The result of a job, from the cache if it is there."""
+    text = load_text()
     settings = used(job.settings)
     if not job.arm.strength:
         del settings["fine_tune"]
@@ -145,6 +154,35 @@ def cached(job: Job, text: _lm.Text, cache: Path) -> dict[str, Any]:
     with new_file(path) as f:
         f.write(json.dumps({"key": key, "result": result}, indent=1).encode())
     return result
+
+
+load_text = functools.cache(_lm.load_text)
+
+
+@contextlib.contextmanager
+def runner(cache: Path, workers: int) -> Iterator[Runner]:
+    """A function that runs jobs and gives their results in order, in so many processes (0: in this one)."""
+
+    def report(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+        print(
+            f"{job.arm}, seed {job.seed}, {job.split}: loss {result['loss']:.4f}", file=sys.stderr, flush=True
+        )
+        return result
+
+    def here(jobs: list[Job]) -> list[dict[str, Any]]:
+        return [report(job, cached(job, cache)) for job in jobs]
+
+    if not workers:
+        yield here
+        return
+    os.environ["NPROC"] = "1"  # threads of XLA in the processes below, which begin anew
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        def beside(jobs: list[Job]) -> list[dict[str, Any]]:
+            results = pool.map(cached, jobs, [cache] * len(jobs))
+            return [report(job, result) for job, result in zip(jobs, results, strict=True)]
+
+        yield beside
 
 
 def used(s: Settings) -> dict[str, Any]:
@@ -170,39 +208,31 @@ def score(result: dict[str, Any], loss: float) -> float:
 
 
 def experiment(
-    s: Settings, cache: Path, arms: dict[str, Sequence[float]], seeds: Sequence[int]
+    s: Settings, run: Runner, arms: dict[str, Sequence[float]], seeds: Sequence[int]
 ) -> dict[str, Any]:
     """All trials and the final runs: what arms.json holds."""
-    text = _lm.load_text()
-
-    def run(arm: Arm, seed: int, split: str) -> dict[str, Any]:
-        result = cached(Job(arm, seed, split, s), text, cache)
-        print(f"{arm}, seed {seed}, {split}: loss {result['loss']:.4f}", file=sys.stderr, flush=True)
-        return result
-
-    first = Arm(arms["init"][0])
-    level = run(first, 0, "validation")["loss"]
-
-    trials = []
+    text = load_text()
+    trials: list[dict[str, Any]] = []
 
     def best(arms: list[Arm]) -> tuple[Arm, float]:
         """The best of some arms on the validation split, and its score."""
-        scores = {}
-        for arm in arms:
-            result = run(arm, 0, "validation")
-            scores[arm] = score(result, level)
-            row = {"loss": result["loss"], "bits": bits(result, level), "score": scores[arm]}
+        results = run([Job(arm, 0, "validation", s) for arm in arms])
+        level = trials[0]["loss"] if trials else results[0]["loss"]  # the first of all is Glorot's init
+        for arm, result in zip(arms, results, strict=True):
+            row = {"loss": result["loss"], "bits": bits(result, level), "score": score(result, level)}
             trials.append(arm._asdict() | row)
-        chosen = min(arms, key=scores.__getitem__)
-        return chosen, scores[chosen]
+        scores = [row["score"] for row in trials[-len(arms) :]]
+        return arms[int(np.argmin(scores))], min(scores)
 
+    glorot = Arm(arms["init"][0])
     small, plain_score = best([Arm(x) for x in arms["init"]])
     decay, decay_score = best([small._replace(decay=x) for x in arms["decay"]])
     backslash, _ = best([small._replace(strength=x) for x in arms["strength"]])
-    final = {"glorot": first, "init": small, "backslash": backslash}
-    if decay_score < plain_score:
-        final["decay"] = decay
-    results = {name: [run(arm, seed, "test") for seed in seeds] for name, arm in final.items()}
+    final = {"glorot": glorot, "init": small, "decay": decay, "backslash": backslash}
+    if decay_score >= plain_score:
+        del final["decay"]
+    runs = run([Job(arm, seed, "test", s) for arm in final.values() for seed in seeds])
+    results = {name: runs[i * len(seeds) : (i + 1) * len(seeds)] for i, name in enumerate(final)}
     level = float(np.mean([r["loss"] for r in results["glorot"]]))
     table = []
     for name, arm in final.items():
@@ -223,7 +253,7 @@ def experiment(
 
 
 def _std(values: Any) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return float(np.std(values, ddof=1)) if np.all(np.isfinite(values)) else math.inf
 
 
 def show(found: dict[str, Any]) -> str:
@@ -296,13 +326,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     home = Path.home() / ".cache/ggjax-arms"
     parser.add_argument("--cache", type=Path, default=home, help="folder of results (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"), help="file to write")
+    parser.add_argument("--workers", type=int, default=2, help="trainings side by side (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few trials: does it run at all?")
     args = parser.parse_args(argv)
     settings, arms, seeds = _training.FULL, {"init": INITS, "decay": DECAYS, "strength": STRENGTHS}, SEEDS
     if args.quick:
         settings = QUICK
         arms, seeds = {"init": INITS[:2], "decay": DECAYS[:1], "strength": STRENGTHS[:1]}, seeds[:2]
-    found = experiment(settings, args.cache, arms, seeds)
+    with runner(args.cache, 0 if args.quick else args.workers) as run:
+        found = experiment(settings, run, arms, seeds)
     with new_file(args.out) as f:
         f.write((json.dumps(found, indent=1) + "\n").encode())
     print(show(found))
