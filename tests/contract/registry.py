@@ -16,10 +16,12 @@ STEP = 2.0**-6
 
 
 def backslash_once(tree: Any) -> Any:
-    """The updates that BackSlash makes of zero updates."""
-    tx = ggjax.backslash(0.5, eps=0.1)
-    zeros = jax.tree.map(jnp.zeros_like, tree)
-    return tx.update(zeros, tx.init(tree), tree)[0]
+    """The updates that BackSlash makes of small ones."""
+    tx = ggjax.backslash(0.5, eps=0.1, mask=None)
+    updates = jax.tree.map(
+        lambda x: jnp.full_like(x, 2**-10 if jnp.issubdtype(x.dtype, np.floating) else 0), tree
+    )
+    return tx.update(updates, tx.init(tree), tree)[0]
 
 
 class Case(NamedTuple):
