@@ -292,7 +292,7 @@ def _tokens_of(blocks: list[Any], j: int, step: np.float32, given: Options) -> _
     meta: dict[str, Any] = {"dtype": str(x.dtype), "coder": given.coder}
     if given.kind == "rf8":
         q = rf8.encode(_encode.padded(x.reshape(-1)))  # zeros change nothing, and few programs are compiled
-        meta["exponent"] = int(q.exponents)
+        meta["exponent"] = q.exponents.item()
         x = np.asarray(q.codes)[: x.size].reshape(x.shape)
     if given.centroids:
         meta["centroids"] = _steps.centroids([x], step, given.dead_zone)
@@ -388,7 +388,8 @@ def finished(c: Coded, array: Any, keep_rf8: bool) -> Any:
         return jax.device_put(array)  # jnp.asarray would compile a program for every shape
     if keep_rf8:
         dtype = jax.dtypes.canonicalize_dtype(c.meta.dtype)
-        return rf8.RF8Array(jnp.asarray(array), jnp.int8(c.meta.exponent), dtype)
+        exponents = jnp.full((1,) * array.ndim, c.meta.exponent, jnp.int8)  # the file has one number
+        return rf8.RF8Array(jnp.asarray(array), exponents, dtype)
     if isinstance(array, jax.core.Tracer):
         return rf8.decode(finished(c, array, True))
     return jax.device_put(rf8_values(array, c.meta))
@@ -398,7 +399,7 @@ def rf8_values(codes: np.ndarray, meta: _coded.Meta) -> np.ndarray:
     """The weights of RF8 codes, on the host."""
     dtype = jax.dtypes.canonicalize_dtype(meta.dtype)
     flat = _encode.padded(codes.reshape(-1))
-    values = rf8.decode(rf8.RF8Array(jax.device_put(flat), jnp.int8(meta.exponent), dtype))
+    values = rf8.decode(rf8.RF8Array(jax.device_put(flat), jnp.int8([meta.exponent]), dtype))
     return np.asarray(values)[: codes.size].reshape(codes.shape)
 
 
