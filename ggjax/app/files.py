@@ -15,7 +15,9 @@ import numpy as np
 
 from ggjax import codec, rate
 from ggjax._internal.atomic import check_target
-from ggjax.codec import _compress, _format, _safetensors, _sources, _steps, _write
+from ggjax.codec import _compress
+from ggjax.codec.container import _format, _safetensors, _sources, _write
+from ggjax.codec.quantize import _steps
 
 OPTIONS = ("step", "bits", "snr_db", "step_per_std", "rf8", "lossless", "dead_zone", "centroids", "coder")
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ggjax.codec import _planes, _rans, _tokens
-from ggjax.codec._keys import Kind
+from ggjax.codec.entropy import _planes, _rans, _tokens
+from ggjax.codec.quantize._keys import Kind
 
 MIN_SIZE = 1024
 """Arrays with fewer elements are kept as they are."""
@@ -109,7 +109,7 @@ class Coded:
 
 def table_bytes(tables: np.ndarray) -> int:
     """The bytes that tables take in a file."""
-    from ggjax.codec import _models
+    from ggjax.codec.entropy import _models
 
     return sum(len(_models.pack(t)) for t in tables)
 

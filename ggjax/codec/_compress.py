@@ -11,8 +11,9 @@ import numpy as np
 
 from ggjax import rf8
 from ggjax._internal import trees
-from ggjax.codec import _coded, _decode, _encode, _keys, _steps
+from ggjax.codec import _coded, _decode, _encode
 from ggjax.codec._coded import Coded
+from ggjax.codec.quantize import _keys, _steps
 
 GROUP = 1 << 24
 """Arrays are coded together up to so many weights, which bounds the memory."""
@@ -229,7 +230,7 @@ def options(
     if coder not in ("rans", "zstd"):
         raise ValueError(f'coder must be "rans" or "zstd", got {coder!r}')
     if coder == "zstd":
-        from ggjax.codec import _zstd
+        from ggjax.codec.entropy import _zstd
 
         _zstd.library()
     kind: _keys.Kind = "lossless" if lossless else "rf8" if rf8 else "uniform"
@@ -270,7 +271,7 @@ def code(names: list[str], leaves: list[Any], given: Options, known: list[np.nda
     if given.coder == "rans":
         coded = _encode.finish(tokens, known)
     else:
-        from ggjax.codec import _zstd
+        from ggjax.codec.entropy import _zstd
 
         coded = [_zstd.encode(t) for t in tokens]
     for (i, j), c in zip(work, coded, strict=True):

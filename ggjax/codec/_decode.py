@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ggjax.codec import _coded, _keys, _models, _planes, _rans, _tokens
+from ggjax.codec import _coded
 from ggjax.codec._coded import Coded, Meta
 from ggjax.codec._encode import bucket, in_batches, in_parallel
+from ggjax.codec.entropy import _models, _planes, _rans, _tokens
+from ggjax.codec.quantize import _keys
 
 _WORDS_PER_LANE = (_rans.STEPS // 4, _rans.STEPS // 2, _rans.WORDS)
 """Sizes of the buffer of words, by lane: 4, 8 and 14 bits a token."""
@@ -71,7 +73,7 @@ def arrays(coded: Sequence[Coded], wheres: Sequence[str] | None = None) -> list[
         if c.meta.coder == "rans":
             out.append(_array(c, list(itertools.islice(tokens, number)), where))
         else:
-            from ggjax.codec import _zstd
+            from ggjax.codec.entropy import _zstd
 
             out.append(_array(c, _zstd.decode(c, where), where))
     return out

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from ggjax.codec import _coded, _keys, _models, _planes, _rans, _rows, _tokens
+from ggjax.codec import _coded
 from ggjax.codec._coded import Coded, Meta, Part
+from ggjax.codec.entropy import _models, _planes, _rans, _tokens
+from ggjax.codec.quantize import _keys, _rows
 
 BATCH = 32
 """Chunks that are coded at a time, at most: 1024 lanes."""

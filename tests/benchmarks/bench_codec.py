@@ -28,7 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax import codec, gennorm, rate
-from ggjax.codec import _decode, _encode, _models, _safetensors, _steps, _tokens
+from ggjax.codec import _decode, _encode
+from ggjax.codec.container import _safetensors
+from ggjax.codec.entropy import _models, _tokens
+from ggjax.codec.quantize import _steps
 
 REPEATS = 5
 FLOATS = ("F32", "BF16", "F16")

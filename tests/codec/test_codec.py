@@ -15,7 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 import ggjax
 from ggjax import codec, gennorm
-from ggjax.codec import _encode, _models, _planes, _tokens
+from ggjax.codec import _encode
+from ggjax.codec.entropy import _models, _planes, _tokens
 
 KEY = jax.random.key(0)
 

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ggjax import codec, gennorm
-from ggjax.codec import _safetensors, _sources
+from ggjax.codec.container import _safetensors, _sources
 from tests.codec import fuzz_codec, plain_decoder
 
 KEY = jax.random.key(0)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ggjax.codec import _compress, _format, _safetensors, _sources, _write
-from ggjax.codec._file import Progress, silent
-from ggjax.codec._safetensors import Tensor
+from ggjax.codec import _compress
+from ggjax.codec.container import _format, _safetensors, _sources, _write
+from ggjax.codec.container._file import Progress, silent
+from ggjax.codec.container._safetensors import Tensor
 
 
 def compress_file(

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax.codec import _compress, _decode, _format, _safetensors
+from ggjax.codec import _compress, _decode
 from ggjax.codec._coded import Coded
-from ggjax.codec._format import Stored
-from ggjax.codec._safetensors import File, FormatError
+from ggjax.codec.container import _format, _safetensors
+from ggjax.codec.container._format import Stored
+from ggjax.codec.container._safetensors import File, FormatError
 
 GROUP = 1 << 22
 """Tensors are read and decoded together up to so many weights."""

@@ -13,9 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ggjax.codec import _coded, _keys, _models, _planes, _rans, _steps, _tokens
+from ggjax.codec import _coded
 from ggjax.codec._coded import Coded, Meta, Part
-from ggjax.codec._safetensors import DTYPES, Entry, FormatError, Header, as_bytes, crc32, is_count, is_shape
+from ggjax.codec.container._safetensors import (
+    DTYPES,
+    Entry,
+    FormatError,
+    Header,
+    as_bytes,
+    crc32,
+    is_count,
+    is_shape,
+)
+from ggjax.codec.entropy import _models, _planes, _rans, _tokens
+from ggjax.codec.quantize import _keys, _steps
 
 VERSION = 1
 KEY = "ggjax"

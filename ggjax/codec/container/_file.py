@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from ggjax._internal import trees
-from ggjax.codec import _compress, _safetensors, _sources, _write
+from ggjax.codec import _compress
 from ggjax.codec._compress import Compressed
-from ggjax.codec._sources import FileInfo, Source
+from ggjax.codec.container import _safetensors, _sources, _write
+from ggjax.codec.container._sources import FileInfo, Source
 
 Progress = Callable[[str, int], None]
 """Told of every tensor, when it is done: its name and its bytes (uncompressed)."""

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggjax.codec import _keys, _tokens
+from ggjax.codec.entropy import _tokens
+from ggjax.codec.quantize import _keys
 
 CLASSES = (4, 8)
 MAX_CLASSES = 256

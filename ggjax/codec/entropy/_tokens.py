@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ggjax.codec import _keys
+from ggjax.codec.quantize import _keys
 
 BINS = 255
 ESCAPE_BITS = 32

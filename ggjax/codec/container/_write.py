@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax._internal.atomic import new_file
-from ggjax.codec import _compress, _format, _safetensors
+from ggjax.codec import _compress
 from ggjax.codec._coded import Coded
 from ggjax.codec._compress import Blocks
-from ggjax.codec._format import Piece
-from ggjax.codec._safetensors import Tensor
-from ggjax.codec._sources import INDEX_SUFFIX, SUFFIX
+from ggjax.codec.container import _format, _safetensors
+from ggjax.codec.container._format import Piece
+from ggjax.codec.container._safetensors import Tensor
+from ggjax.codec.container._sources import INDEX_SUFFIX, SUFFIX
 
 Stated = dict[str, dict[str, Any]]
 

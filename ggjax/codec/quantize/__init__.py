@@ -1,0 +1,1 @@
+"""From weights to levels, and from levels to keys: what a compressed array keeps of its weights."""
