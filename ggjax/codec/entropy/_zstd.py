@@ -1,14 +1,11 @@
-"""Coder "zstd": tokens through the zstandard library, a frame a chunk; it decodes on the host."""
+"""Coder "zstd": chunks of tokens through the zstandard library, a frame each; it decodes on the host."""
 
-import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ggjax.codec import _coded
-from ggjax.codec._coded import Coded
-from ggjax.codec._decode import Damaged
-from ggjax.codec._encode import Tokens
+from ggjax.codec.entropy._chunks import Chunk, Code, Damaged
 
 LEVEL = 1
 
@@ -26,42 +23,31 @@ def library() -> Any:
     return zstandard
 
 
-def encode(t: Tokens) -> Coded:
-    """Code an array; it has no tables."""
+def encode(chunks: Sequence[tuple[np.ndarray, Any]]) -> list[Code]:
+    """Code chunks: (tokens uint8 (n,), anything) each; there are no tables."""
     compressor = library().ZstdCompressor(level=LEVEL)
-    frames = [compressor.compress(np.ascontiguousarray(c)) for p in t.parts for c in p.chunks]
-    return Coded(
-        np.frombuffer(b"".join(frames), np.uint8),
-        np.zeros(0, np.uint32),
-        np.array([len(f) for f in frames], np.uint32),
-        np.concatenate([p.raw for p in t.parts]),
-        np.concatenate([p.exceptions for p in t.parts]),
-        np.zeros((0, 256), np.uint16),
-        t.classes,
-        t.meta,
-    )
+    frames = [compressor.compress(np.ascontiguousarray(c)) for c, _ in chunks]
+    none = np.zeros(0, np.uint32)
+    return [Code(np.frombuffer(f, np.uint8), none, np.array([len(f)], np.uint32)) for f in frames]
 
 
-def decode(c: Coded, where: str) -> list[np.ndarray]:
+def decode(chunks: Sequence[Chunk]) -> list[np.ndarray]:
     """The tokens of every chunk.
 
     Raises:
-      Damaged: a frame that zstd does not take, or that has not the tokens of its chunk.
+      Damaged: a frame that zstd does not take, or that does not have the tokens of its chunk.
     """
     zstd = library()
     decompressor = zstd.ZstdDecompressor()
-    sizes = [n for p in c.meta.parts for n in _coded.chunk_sizes(p.size)]
-    ends = itertools.accumulate(int(n) for n in c.counts)
-    tokens, begin = [], 0
-    for i, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+    tokens = []
+    for c in chunks:
+        frame = c.code.words.tobytes()
         try:
-            frame = c.words[begin:end].tobytes()
             stated = zstd.get_frame_parameters(frame).content_size
-            if stated != size:
-                raise Damaged(f"{where}, chunk {i}: a frame of {stated} tokens, expected {size}")
+            if stated != c.size:
+                raise Damaged(f"{c.where}: a frame of {stated} tokens, expected {c.size}")
             data = decompressor.decompress(frame, allow_extra_data=False)
         except zstd.ZstdError as e:
-            raise Damaged(f"{where}, chunk {i}: {e}") from None
+            raise Damaged(f"{c.where}: {e}") from None
         tokens.append(np.frombuffer(data, np.uint8))
-        begin = end
     return tokens
