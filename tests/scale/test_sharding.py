@@ -199,7 +199,7 @@ def test_the_codec_lowers_for_devices_that_are_not_here(platform):
     small = ggjax.compress({"w": tree()["rows"], "h": tree()["cube"].astype(jnp.bfloat16)}, step=2**-16)
     text = jax.jit(ggjax.decompress).trace(small).lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo.while" in text
-    from ggjax.codec import _rans
+    from ggjax.codec.entropy import _rans
 
     shapes = [((8192, 64), "uint8"), ((64,), "int32"), ((64,), "int32"), ((2, 256), "uint32"), ((), "int32")]
     args = [jax.ShapeDtypeStruct(s, d) for s, d in shapes]

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggjax.codec import _keys, _tokens
+from ggjax.codec.entropy import _tokens
+from ggjax.codec.quantize import _keys
 
 CLASSES = (4, 8)
 MAX_CLASSES = 256
@@ -128,16 +129,7 @@ def sample_keys(
     """Keys of at most ``size`` weights, evenly spread, on the host."""
     flat = x.reshape(-1)
     flat = flat[:: max(len(flat) // size, 1) | 1][:size]
-    if kind == "rf8":
-        code = flat.astype(np.uint32)
-        return np.where(code == 0, 0, ((code & 127) << 1) + (code >> 7) - 1).astype(np.uint32)
-    if kind == "lossless":
-        bits = _bits(flat).astype(np.uint32)
-        width = 8 * flat.dtype.itemsize
-        return (bits & ((1 << (width - 1)) - 1)) >> zeros << 1 | bits >> (width - 1)
-    t = flat.astype(np.float32) / step
-    shrunk = np.sign(t) * np.floor(np.abs(t) + np.float32(0.5 - dead_zone))
-    return (shrunk if dead_zone > 0 else np.rint(t)).astype(np.int64).astype(np.uint32)
+    return _keys.keys_of(flat, kind, step, np.float32(dead_zone), np.uint32(zeros))
 
 
 def _bits(x: np.ndarray) -> np.ndarray:

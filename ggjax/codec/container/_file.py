@@ -13,9 +13,14 @@ import jax
 import numpy as np
 
 from ggjax._internal import trees
-from ggjax.codec import _compress, _safetensors, _sources, _write
-from ggjax.codec._compress import Compressed
-from ggjax.codec._sources import FileInfo, Source
+from ggjax.codec import _compress
+from ggjax.codec._compressed import Compressed, is_array
+from ggjax.codec._host import outside_trace
+from ggjax.codec._shards import in_blocks
+from ggjax.codec.container import _safetensors, _write
+from ggjax.codec.container._info import FileInfo, info_of
+from ggjax.codec.container._sources import Source, load, opened
+from ggjax.codec.quantize import _rf8
 
 Progress = Callable[[str, int], None]
 """Told of every tensor, when it is done: its name and its bytes (uncompressed)."""
@@ -43,8 +48,10 @@ def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
       The bytes of the file, or of the file of this process.
 
     Raises:
-      ValueError, TypeError: as ``compress``; options with a tree that is compressed already; two leaves of one
-        name, or one that safetensors keeps for itself; a dtype that it does not have.
+      ValueError: as ``compress``; options with a tree that is compressed already; two leaves of one name, or a
+        name that safetensors keeps for itself.
+      TypeError: a leaf that is neither an array nor a number, or of a dtype that safetensors does not have; the
+        message names it.
       OSError: the file cannot be written. The old file, if any, is then as it was.
 
     >>> import tempfile, os, jax.numpy as jnp
@@ -57,9 +64,11 @@ def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
         if options:
             raise ValueError(f"the tree is compressed already; {', '.join(options)} cannot be changed")
         compressed = params
+        _write.check_arrays(compressed.leaves())
     else:
+        _write.check_arrays(Compressed(params).leaves())
         compressed = _compress.compress(params, **options)
-    leaves = [(name, _write.in_blocks(x)) for name, x in compressed.leaves()]
+    leaves = [(name, in_blocks(x)) for name, x in compressed.leaves()]
     if jax.process_count() > 1:
         return _write.write_by_process(Path(path), leaves)
     return _write.write(path, leaves, {})
@@ -84,7 +93,10 @@ def load_file(
       mask: only the leaves whose name it is true of; not with ``like``.
 
     Returns:
-      The tree, of ``jax.Array`` (64-bit leaves are 32-bit ones unless JAX runs with ``jax_enable_x64``).
+      The tree, of ``jax.Array``. Where JAX runs without ``jax_enable_x64``, a leaf of a 64-bit dtype comes in
+      the one of 32 bits if that can hold its values (integers exactly, float64 rounded), and as a NumPy array
+      in its own dtype on the host otherwise. Leaves of ``like`` that are neither arrays nor numbers (functions,
+      say) come back as they are.
 
     Raises:
       FormatError: the file is damaged or not of this format; the message names the place.
@@ -98,7 +110,7 @@ def load_file(
     >>> load_file(path, like={"a": [jnp.ones(3), jnp.zeros(2)]})["a"][0].tolist()
     [1.0, 1.0, 1.0]
     """
-    with _sources.opened(path) as checkpoint:
+    with opened(path) as checkpoint:
         leaves = checkpoint.leaves
         if like is not None:
             if mask is not None:
@@ -107,40 +119,62 @@ def load_file(
         if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
             raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
         names = [n for n in leaves if mask is None or mask(n)]
-        return _nested(path, {n: _put(x, sharding) for n, x in _sources.load(leaves, names)})
+        return _nested(path, {n: _put(x, sharding) for n, x in load(leaves, names)})
 
 
 def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: Any) -> Any:
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
     names = [trees.leaf_name(p) for p, _ in paths]
-    wanted = [x if hasattr(x, "dtype") else np.asarray(x) for _, x in paths]
-    for name, x in zip(names, wanted, strict=True):
+    wanted = [x for _, x in paths]
+    exponents = {
+        trees.leaf_name((*p, jax.tree_util.GetAttrKey("exponents")))
+        for p, x in jax.tree_util.tree_leaves_with_path(like, is_leaf=_rf8.is_encoded)
+        if _rf8.is_encoded(x)
+    }
+    pairs = list(zip(names, wanted, strict=True))
+    held = {n: x if hasattr(x, "dtype") else np.asarray(x) for n, x in pairs if is_array(x)}
+    for name, x in held.items():
         if name not in leaves:
             raise ValueError(f"leaf {name!r} of like is not in {path}, which has {len(leaves)} leaves")
         source = leaves[name][0]
-        dtype = np.dtype(_safetensors.DTYPES[source.dtype])
-        if tuple(np.shape(x)) != source.full:
-            raise ValueError(f"leaf {name!r} has shape {tuple(np.shape(x))} in like, {source.full} in {path}")
+        dtype, shape = np.dtype(_safetensors.DTYPES[source.dtype]), tuple(np.shape(x))
+        one_exponent = name in exponents and _rf8.is_one_exponent(shape, source.full)
+        if shape != source.full and not one_exponent:
+            raise ValueError(f"leaf {name!r} has shape {shape} in like, {source.full} in {path}")
         if x.dtype != dtype:
             raise ValueError(f"leaf {name!r} has dtype {x.dtype} in like, {dtype} in {path}")
     if sharding is None:
-        places = [getattr(x, "sharding", None) for x in wanted]
+        places = [getattr(held.get(n), "sharding", None) for n in names]
     elif isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
         places = [sharding] * len(names)
     else:
         places = treedef.flatten_up_to(sharding)
     at = dict(zip(names, places, strict=True))
-    loaded = {n: _put(x, at[n]) for n, x in _sources.load(leaves, names)}
-    return treedef.unflatten([loaded[n] for n in names])
+    loaded = {n: _put(x.reshape(np.shape(held[n])), at[n]) for n, x in load(leaves, held)}
+    return treedef.unflatten([loaded.get(n, x) for n, x in pairs])
 
 
-def _put(x: np.ndarray, sharding: Any) -> jax.Array:
-    if sharding is None:
-        with np.errstate(over="ignore"):  # of float64, where JAX has float32
-            return jax.device_put(x)
-    if isinstance(sharding, jax.sharding.Sharding) and not sharding.is_fully_addressable:
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-    return jax.device_put(x, sharding)
+def _put(x: np.ndarray, sharding: Any) -> Any:
+    """The array on a device, or on the host where JAX would change its values."""
+    if not _survives(x):
+        return x
+    with outside_trace(), np.errstate(under="ignore"):  # of float64, where JAX has float32
+        if isinstance(sharding, jax.sharding.Sharding) and not sharding.is_fully_addressable:
+            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        return jax.device_put(x, sharding)
+
+
+def _survives(x: np.ndarray) -> bool:
+    """Whether the dtype that JAX has for an array can hold its values: integers exactly, others in range."""
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    if dtype == x.dtype or not x.size:
+        return True
+    if np.issubdtype(x.dtype, np.integer):
+        bounds = np.iinfo(dtype)
+        return bounds.min <= int(x.min()) and int(x.max()) <= bounds.max
+    with np.errstate(over="ignore", under="ignore"):
+        y = x.astype(dtype)
+    return not ((np.isinf(y) & ~np.isinf(x)) | ((y == 0) & (x != 0))).any()
 
 
 def _nested(path: Any, flat: dict[str, Any]) -> Any:
@@ -172,8 +206,8 @@ def inspect_file(path: str | os.PathLike[str]) -> FileInfo:
     >>> [(t.name, t.kind, t.step) for t in inspect_file(path).tensors]
     [('w', 'uniform', 0.5)]
     """
-    with _sources.opened(path, partial=True) as checkpoint:
-        return _sources.info(checkpoint.files)
+    with opened(path, partial=True) as checkpoint:
+        return info_of(checkpoint)
 
 
 def verify_file(path: str | os.PathLike[str], *, progress: Progress = silent) -> FileInfo:
@@ -196,7 +230,7 @@ def verify_file(path: str | os.PathLike[str], *, progress: Progress = silent) ->
     >>> verify_file(path).nbytes == nbytes
     True
     """
-    with _sources.opened(path) as checkpoint:
-        for name, array in _sources.load(checkpoint.leaves, checkpoint.leaves):
+    with opened(path) as checkpoint:
+        for name, array in load(checkpoint.leaves, checkpoint.leaves):
             progress(name, array.nbytes)
-        return _sources.info(checkpoint.files)
+        return info_of(checkpoint)

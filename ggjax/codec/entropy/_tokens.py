@@ -9,24 +9,16 @@ v = key - base, modulo 2^32:
 so any key can be coded, most of them by an entropy code of the token alone (shift is 0 at the usual steps).
 """
 
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-
-from ggjax.codec import _keys
 
 BINS = 255
 ESCAPE_BITS = 32
 TABLE_ENTRY_BITS = 10
 """About what a token in use takes in a table."""
-
-CHUNK_BITS = 18
-CHUNK = 1 << CHUNK_BITS
-"""Symbols in a chunk; only the last chunk of a part has fewer."""
 
 
 class Bins(NamedTuple):
@@ -86,68 +78,3 @@ def split(key: jax.Array, base: jax.Array, shift: jax.Array) -> tuple[jax.Array,
 def join(token: jax.Array, raw: jax.Array, base: jax.Array, shift: jax.Array) -> jax.Array:
     """The keys of tokens and raw bits; that of an exception is to be replaced."""
     return base + ((token.astype(jnp.uint32) - 1) << shift) + raw
-
-
-@functools.partial(jax.jit, static_argnames=("kind",))
-def keys(x: jax.Array, step: Any, dead_zone: Any, zeros: Any, *, kind: _keys.Kind) -> jax.Array:
-    """``keys_of``, jitted."""
-    return _keys.keys_of(x, kind, *map(jnp.asarray, (step, dead_zone, zeros)))
-
-
-@functools.partial(jax.jit, static_argnames=("kind", "with_raw"))
-def tokenize(
-    x: jax.Array,
-    count: jax.Array,
-    step: jax.Array,
-    dead_zone: jax.Array,
-    zeros: jax.Array,
-    base: jax.Array,
-    shift: jax.Array,
-    *,
-    kind: _keys.Kind,
-    with_raw: bool,
-) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """(tokens uint8, raw bits uint32 or None, how often each token occurs int32 (256,)) of whole chunks.
-
-    Args:
-      x: weights (chunks, CHUNK), of which the first ``count`` count; the tokens of the others are 0.
-      count: int32.
-      step, dead_zone, zeros, base, shift: scalars.
-    """
-    token, raw = split(_keys.keys_of(x, kind, step, dead_zone, zeros), base, shift)
-    index = jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)
-    token = jnp.where(index < count, token, 0)
-
-    def add(i: Any, counts: jax.Array) -> jax.Array:  # piece by piece, which stays in a cache
-        return counts.at[lax.dynamic_index_in_dim(pieces, i, 0, False)].add(1, mode="promise_in_bounds")
-
-    pieces = token.reshape(-1, CHUNK // 4)
-    counts = lax.fori_loop(0, pieces.shape[0], add, jnp.zeros(BINS + 1, jnp.int32))
-    counts = counts.at[0].add(count - x.size)
-    return token, raw if with_raw else None, counts
-
-
-@functools.partial(jax.jit, static_argnames=("kind", "dtype"))
-def detokenize(
-    token: jax.Array,
-    raw: jax.Array | None,
-    base: jax.Array,
-    shift: jax.Array,
-    zeros: jax.Array,
-    step: jax.Array,
-    centroids: jax.Array,
-    *,
-    kind: _keys.Kind,
-    dtype: str,
-) -> jax.Array:
-    """The weights of tokens and raw bits (None: no bits); those of exceptions are to be replaced."""
-    key = join(token, jnp.uint32(0) if raw is None else raw, base, shift)
-    return _keys.values_of(key, kind, dtype, step, centroids, zeros)
-
-
-@functools.partial(jax.jit, static_argnames=("kind", "dtype"))
-def values(
-    key: jax.Array, zeros: jax.Array, step: jax.Array, centroids: jax.Array, *, kind: _keys.Kind, dtype: str
-) -> jax.Array:
-    """``values_of``, jitted."""
-    return _keys.values_of(key, kind, dtype, step, centroids, zeros)

@@ -3,15 +3,21 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from ggjax._internal import trees
+from ggjax.codec.quantize._keys import Kind
 
 SAMPLE = 1 << 18
 CENTROIDS = 15
 
 SMALLEST, LARGEST = 2.0**-120, 2.0**100
-"""The range of a step: far from where float32 loses digits, in the step and in what is computed with it."""
+"""The range of a step: where float32 keeps all its digits, in the step and in what is computed with it."""
+
+
+MOST_LEVELS = 2.0**31 - 128
+"""A level is below this, the largest float32 number that is an int32."""
 
 
 class Want(NamedTuple):
@@ -23,7 +29,7 @@ class Want(NamedTuple):
     step_per_std: float | None = None
 
 
-def check(want: Want) -> None:
+def check_want(want: Want) -> None:
     """Raise ValueError unless just one is given, and positive."""
     given = [name for name, value in want._asdict().items() if value is not None]
     if len(given) != 1:
@@ -75,6 +81,58 @@ def merge(parts: Sequence[Summary]) -> Summary:
     spread = sum(float(p.spread + p.size * (p.mean - mean) ** 2) for p in parts)
     low, high = np.min([p.low for p in parts]), np.max([p.high for p in parts])
     return Summary(np.concatenate([p.sample for p in parts]), *map(np.array, (size, mean, spread, low, high)))
+
+
+def step_for(
+    name: str, blocks: list[np.ndarray], kind: Kind, want: Want, *, everywhere: bool = False
+) -> np.float32:
+    """The step for a leaf; 0 where its kind has none.
+
+    Args:
+      name: of the leaf.
+      blocks: its weights.
+      kind: what is kept of them.
+      want: what is asked of the step.
+      everywhere: the leaf has other blocks in other processes, which call this too.
+
+    Raises:
+      ValueError: a weight is not finite, or beyond float32, or too many or too small a step away from 0.
+    """
+    if kind == "lossless":
+        return np.float32(0)
+    chosen = kind == "uniform" and want.step is None
+    s = _summary_of_all(blocks) if everywhere else summarize(blocks, SAMPLE if chosen else 0)
+    if not np.isfinite([s.low, s.high]).all():
+        trees.check_finite([name] * len(blocks), blocks)
+        raise ValueError(f"leaf {name!r}: expected finite weights, another process has others")
+    largest = max(abs(float(s.low)), abs(float(s.high)))
+    if largest > float(np.finfo(np.float32).max):
+        raise ValueError(f"leaf {name!r}: its largest weight is {largest:.4g}, expected the range of float32")
+    if kind == "rf8":
+        return np.float32(0)
+    try:
+        step = choose(s, want)
+    except ValueError as e:
+        raise ValueError(f"leaf {name!r}: {e}") from None
+    if largest / float(step) >= MOST_LEVELS:
+        raise ValueError(
+            f"leaf {name!r}: its largest weight is {largest:.4g}, {largest / float(step):.4g} steps of "
+            f"{step:.4g}, expected fewer than 2^31: take a larger step"
+        )
+    return step
+
+
+def _summary_of_all(blocks: list[np.ndarray]) -> Summary:
+    """The summary of the blocks of all processes, the same in each."""
+    from jax.experimental.multihost_utils import process_allgather
+
+    most = 1 << 14
+    s = summarize(blocks, most)
+    fields = np.concatenate([[len(s.sample)], [float(v) for v in s[1:]], np.resize(s.sample, most)])
+    with jax.enable_x64(True):
+        gathered = np.asarray(process_allgather(fields)).reshape(jax.process_count(), -1)
+    parts = [Summary(g[6 : 6 + int(g[0])], *(np.array(v) for v in g[1:6])) for g in gathered]
+    return merge(parts)
 
 
 def choose(s: Summary, want: Want) -> np.float32:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ggjax.codec._models import BITS, TOKENS, TOTAL
+from ggjax.codec.entropy._models import BITS, TOKENS, TOTAL
 
 LANES = 32
 """Lanes of a full chunk."""

@@ -9,7 +9,7 @@ the i-th part of n w / 8 numbers in bits i w to i w + w - 1 of byte j.
 import functools
 from typing import Any
 
-import jax.numpy as jnp
+from ggjax.codec._host import namespace_of
 
 _PLANES = (16, 8, 4, 2, 1)
 
@@ -46,7 +46,7 @@ def pack(numbers: Any, width: int) -> Any:
         plane = numbers >> place
         if bits == 16:
             pair = [(plane & 255)[..., None], (plane >> 8 & 255)[..., None]]
-            plane = _namespace(numbers).concatenate(pair, -1).reshape(*plane.shape[:-1], 2 * n)
+            plane = namespace_of(numbers).concatenate(pair, -1).reshape(*plane.shape[:-1], 2 * n)
         elif bits == 8:
             plane = plane & 255
         else:
@@ -57,7 +57,7 @@ def pack(numbers: Any, width: int) -> Any:
             ]
             plane = functools.reduce(lambda a, b: a | b, pieces)
         out.append(plane.astype("uint8"))
-    return _namespace(numbers).concatenate(out, -1)
+    return namespace_of(numbers).concatenate(out, -1)
 
 
 def unpack(data: Any, n: int, width: int) -> Any:
@@ -72,10 +72,6 @@ def unpack(data: Any, n: int, width: int) -> Any:
             plane = pairs[..., 0] | pairs[..., 1] << 8
         elif bits < 8:
             pieces = [plane >> (i * bits) & ((1 << bits) - 1) for i in range(8 // bits)]
-            plane = _namespace(data).concatenate(pieces, -1)
+            plane = namespace_of(data).concatenate(pieces, -1)
         total = plane << place if total is None else total | plane << place
     return total
-
-
-def _namespace(x: Any) -> Any:
-    return x.__array_namespace__() if hasattr(x, "__array_namespace__") else jnp

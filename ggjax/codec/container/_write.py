@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax._internal.atomic import new_file
-from ggjax.codec import _compress, _format, _safetensors
 from ggjax.codec._coded import Coded
-from ggjax.codec._compress import Blocks
-from ggjax.codec._format import Piece
-from ggjax.codec._safetensors import Tensor
-from ggjax.codec._sources import INDEX_SUFFIX, SUFFIX
+from ggjax.codec._compressed import Blocks, is_array
+from ggjax.codec._shards import owners_of
+from ggjax.codec.container import _metadata, _safetensors, _sections
+from ggjax.codec.container._index import INDEX, PLAIN, SUFFIX, write_index
+from ggjax.codec.container._metadata import Piece
+from ggjax.codec.container._safetensors import Tensor
 
 Stated = dict[str, dict[str, Any]]
 
@@ -63,7 +63,7 @@ def write(
             array = array.astype(array.dtype.newbyteorder("="), copy=False)
             dtype, data = _dtype_name(name, array.dtype), _safetensors.as_bytes(array)
             piece = Piece(len(data), zlib.crc32(data))
-            stated[name] = _format.describe(dtype, array.shape, None, Piece(0, 0), [piece], [], block)
+            stated[name] = _metadata.describe(dtype, array.shape, None, Piece(0, 0), [piece], [], block)
             return Tensor(name, dtype, array.shape, [data])
         numbers = []
         for table in np.asarray(x.tables):
@@ -73,50 +73,48 @@ def write(
         dtype = _dtype_name(name, np.dtype(jnp.dtype(x.meta.dtype)))
 
         def data() -> Iterator[bytes]:  # one chunk at a time
-            side, chunks = _format.chunk_bytes(x)
+            side, chunks = _sections.sections_of(x)
             pieces = []
             for piece in itertools.chain([side], chunks):
                 pieces.append(Piece(len(piece), zlib.crc32(piece)))
                 yield piece
-            stated[name] = _format.describe(dtype, x.meta.shape, x.meta, pieces[0], pieces[1:], numbers, block)
+            stated[name] = _metadata.describe(
+                dtype, x.meta.shape, x.meta, pieces[0], pieces[1:], numbers, block
+            )
 
         return Tensor(name, "U8", (x.stream_bytes,), data())
 
     def metadata() -> dict[str, str]:
-        return {_format.KEY: _format.dump(stated, stack, original, save(stated))}
+        return {_metadata.KEY: _metadata.dump(stated, stack, original, save(stated))}
 
     if path is None:
         return _safetensors.measure(tensors(), metadata)
     return _safetensors.write(path, tensors(), metadata, overwrite=overwrite)
 
 
+def check_arrays(leaves: Iterable[tuple[str, Any]]) -> None:
+    """Raise TypeError naming the first leaf that a file cannot hold."""
+    for name, x in leaves:
+        if not is_array(x):
+            what = f"an array of dtype {x.dtype}" if hasattr(x, "dtype") else f"{x!r:.60} ({type(x).__name__})"
+            raise TypeError(
+                f"leaf {name!r}: a file holds arrays and numbers, got {what}: save the tree without it (of an "
+                "Equinox module, eqx.filter(module, eqx.is_array); of PRNG keys, jax.random.key_data)"
+            )
+        if not isinstance(x, Coded):
+            _dtype_name(name, np.dtype(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype)
+
+
 def _dtype_name(name: str, dtype: np.dtype) -> str:
+    dtype = dtype.newbyteorder("=")
     if dtype not in _safetensors.NAMES:
-        raise TypeError(f"leaf {name!r}: safetensors has no dtype for {dtype}")
+        raise TypeError(f"leaf {name!r}: safetensors has no dtype for {dtype}: save the tree without it")
     return _safetensors.NAMES[dtype]
 
 
 def block_name(name: str, start: tuple[int, ...]) -> str:
     """The name of the tensor of a block."""
     return f"{name}@{','.join(map(str, start))}"
-
-
-def owners_of(x: Blocks) -> dict[tuple[int, ...], int]:
-    """For the start of every block of a sharded array, the process that writes it: the first that holds it."""
-    first: dict[tuple[int, ...], int] = {}
-    for device, index in x.sharding.devices_indices_map(x.shape).items():
-        start = tuple(i.start or 0 for i in index)
-        first[start] = min(first.get(start, device.process_index), device.process_index)
-    return first
-
-
-def in_blocks(x: Any) -> Any:
-    """An array that is not coded, in blocks where its shards lie in several processes."""
-    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
-        return x
-    shards = _compress.shards(x)
-    starts, blocks = tuple(s for s, _ in shards), tuple(np.asarray(b) for _, b in shards)
-    return Blocks(blocks, starts, x.shape, np.dtype(x.dtype), x.sharding)
 
 
 def write_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
@@ -128,7 +126,7 @@ def write_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
     from jax.experimental.multihost_utils import process_allgather, sync_global_devices
 
     number, first = jax.process_count(), jax.process_index() == 0
-    stem = path.name.removesuffix(SUFFIX).removesuffix(".safetensors")
+    stem = path.name.removesuffix(SUFFIX).removesuffix(PLAIN)
     files = [f"{stem}-{i + 1:05d}-of-{number:05d}{SUFFIX}" for i in range(number)]
     weight_map = {}
     for name, x in leaves:
@@ -166,12 +164,6 @@ def write_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
         raise
     sync_global_devices("ggjax: all files are written")
     if first:
-        write_index(path.with_name(f"{stem}.ggjax{INDEX_SUFFIX}"), {"weight_map": weight_map})
+        write_index(path.with_name(f"{stem}.ggjax{INDEX}.json"), weight_map)
     sync_global_devices("ggjax: the index is written")
     return nbytes
-
-
-def write_index(path: Path, index: dict[str, Any], *, overwrite: bool = True) -> None:
-    """Write the index of a checkpoint in several files."""
-    with new_file(path, overwrite=overwrite) as f:
-        f.write((json.dumps(index, indent=2, sort_keys=True) + "\n").encode())

@@ -5,6 +5,8 @@ so a stream decodes alike on every device. On the encoder's side the numbers are
 a table that another part brought already is used again where that is shorter than a table of its own.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 BITS = 14
@@ -58,6 +60,17 @@ def decode_tables(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     start = np.cumsum(table, dtype=np.uint32) - table
     slot = np.arange(TOTAL, dtype=np.uint32)
     return (table.astype(np.uint32)[token] - 1) << BITS | slot - start[token], token
+
+
+def decode_tables_traced(tables: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``decode_tables`` of several tables, uint16 (n, 256), which may be traced."""
+    slots = jnp.arange(TOTAL, dtype=jnp.int32)
+    ends = jnp.cumsum(tables.astype(jnp.int32), axis=1)
+    symbols = jax.vmap(lambda e: jnp.searchsorted(e, slots, side="right"))(ends).astype(jnp.int32)
+    size = jnp.take_along_axis(tables.astype(jnp.int32), symbols, 1)
+    start = jnp.take_along_axis(ends, symbols, 1) - size
+    entries = ((size - 1) << BITS | slots[None] - start).astype(jnp.uint32)
+    return entries, symbols.astype(jnp.uint8)
 
 
 def pack(table: np.ndarray) -> bytes:
