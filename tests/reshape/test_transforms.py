@@ -84,13 +84,20 @@ def test_memory_is_at_most_twice_the_weights():
 
 
 SMALL = {"w": jnp.asarray(draw(0.8, 4096, 0.02)).reshape(64, 64), "b": jnp.zeros(8)}
+
+
+def second(tree):
+    return jax.tree.map(lambda v: v[1], tree)
+
+
+def vmapped(f):
+    return jax.vmap(lambda i: jax.tree.map(lambda v: v + 0 * i.astype(v.dtype), f()))(jnp.arange(2))
+
+
 WAYS = {
     "jit": lambda f: jax.jit(f)(),
-    "scan": lambda f: jax.tree.map(lambda v: v[1], lax.scan(lambda c, _: (c, f()), 0, None, length=2)[1]),
-    "vmap": lambda f: jax.tree.map(
-        lambda v: v[1],
-        jax.vmap(lambda i: jax.tree.map(lambda v: v + 0 * i.astype(v.dtype), f()))(jnp.arange(2)),
-    ),
+    "scan": lambda f: second(lax.scan(lambda c, _: (c, f()), 0, None, length=2)[1]),
+    "vmap": lambda f: second(vmapped(f)),
     "grad": lambda f: jax.grad(lambda x: (x, f()), has_aux=True)(1.0)[1],
     "cond": lambda f: lax.cond(jnp.bool_(True), f, f),
 }
