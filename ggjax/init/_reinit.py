@@ -88,29 +88,31 @@ def gg_reinit(
     kernel = functools.cache(functools.partial(gg_init, shape, xi))  # one for all leaves of the same axes
     kernel(mode)  # so that bad numbers are found before the first leaf
     flat = trees.flatten(params, mask)
-    weights, weight_names = flat.weights(), flat.weight_names()
     attention = _rules.attention_kernels(flat.names, flat.leaves, batch_axis)
     rules = _rules.Rules(kernel, mode, in_axis, out_axis, batch_axis, embeddings, attention)
 
+    # Leaves are told apart by their places, not by their names: {"a": {"b": x}, "a/b": y} has one name twice.
+    places = [i for i, selected in enumerate(flat.selected) if selected]
+    identities = {i: _identity(flat.leaves[i], i) for i in places}
     tied: dict[Any, list[str]] = {}  # the names of every array
-    for identity, name in zip(map(_identity, weights, weight_names), weight_names, strict=True):
-        tied.setdefault(identity, []).append(name)
+    for i in places:
+        tied.setdefault(identities[i], []).append(flat.names[i])
     drawn: dict[Any, Any] = {}
     compiled = functools.cache(_compiled)
-    keys = dict(zip(flat.names, jax.random.split(key, max(len(flat.names), 1)), strict=False))
-    for name, leaf in zip(weight_names, weights, strict=True):
-        identity = _identity(leaf, name)
-        if identity in drawn:
+    keys = jax.random.split(key, max(len(flat.leaves), 1))
+    for i in places:
+        leaf = flat.leaves[i]
+        if identities[i] in drawn:
             continue
-        with _rules.naming(name, leaf):
-            init = _choose(tied[identity], leaf, rule, rules)
-            drawn[identity] = leaf if init is None else _draw(init, keys[name], leaf, compiled)
-    return flat.replace(drawn[_identity(leaf, name)] for leaf, name in zip(weights, weight_names, strict=True))
+        with _rules.naming(flat.names[i], leaf):
+            init = _choose(tied[identities[i]], leaf, rule, rules)
+            drawn[identities[i]] = leaf if init is None else _draw(init, keys[i], leaf, compiled)
+    return flat.replace(drawn[identities[i]] for i in places)
 
 
-def _identity(leaf: Any, name: str) -> Any:
-    """What tells one array from another; abstract ones have no identity, so that their names stand for it."""
-    return name if isinstance(leaf, jax.ShapeDtypeStruct) else id(leaf)
+def _identity(leaf: Any, place: int) -> Any:
+    """What tells one array from another; abstract ones may be one object and yet stand for several arrays."""
+    return ("abstract", place) if isinstance(leaf, jax.ShapeDtypeStruct) else id(leaf)
 
 
 def _choose(leaf_names: list[str], leaf: Any, rule: Rule | None, rules: _rules.Rules) -> Initializer | None:

@@ -174,11 +174,15 @@ def attention(library):
 def test_attention_of_flax_has_the_fans_of_its_matrices(library):
     params = attention(library)
     new = by_name(ggjax.gg_reinit(KEY, params, 2.0, 1.0, mode="fan_in"))
-    for name, fan_in in {"query": 24, "key": 24, "value": 24, "out": 48}.items():
+    for name, fan_in in {"query": 24, "key": 24, "value": 24, "out": 48}.items():  # one shape but for out
         assert_std(new[f"{name}/kernel"], fan_in**-0.5)
         assert (new[f"{name}/bias"] == 0).all()
-    stacked = jax.eval_shape(lambda t: jax.tree.map(lambda x: jnp.stack([x] * 3, 1), t), params)
-    new = by_name(ggjax.gg_reinit(KEY, stacked, 2.0, 1.0, batch_axis=1))
+
+
+def test_stacked_attention_has_the_fans_of_one_layer():
+    shapes = {"query": (24, 3, 4, 12), "out": (4, 3, 12, 24)}  # three layers along axis 1
+    params = {k: {"kernel": jax.ShapeDtypeStruct(s, jnp.float32)} for k, s in shapes.items()}
+    new = by_name(ggjax.gg_reinit(KEY, params, 2.0, 1.0, batch_axis=1))
     assert_std(new["query/kernel"], 48**-0.5)
     assert_std(new["out/kernel"], 24**-0.5)
 
@@ -217,6 +221,8 @@ def test_tied_arrays_are_one_and_abstract_ones_of_equal_shape_are_not():
     abstract = jax.ShapeDtypeStruct((20, 8), jnp.float32)
     new = ggjax.gg_reinit(KEY, {"a": abstract, "b": abstract, "embed": abstract})
     assert (new["a"] != new["b"]).all() and new["embed"] is abstract
+    new = ggjax.gg_reinit(KEY, {"a": {"b": abstract}, "a/b": abstract})  # two leaves of one name
+    assert (new["a"]["b"] != new["a/b"]).all()
 
 
 def test_leaves_that_are_no_weights_pass():
