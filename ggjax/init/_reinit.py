@@ -57,7 +57,8 @@ def gg_reinit(
       params: a tree of arrays (linen, nnx, Haiku, plain dicts) in JAX's layout (..., in, out), or of
         ``jax.ShapeDtypeStruct``, of which those that stay remain abstract. Equinox and PyTorch keep weights as
         (out, in, ...): pass ``in_axis=1, out_axis=0``.
-      shape, xi, mode, in_axis, out_axis: as in ``gg_init``.
+      shape, xi, mode: as in ``gg_init``.
+      in_axis, out_axis: as in ``gg_init``, but axes of one layer: those in batch_axis are not counted.
       batch_axis: the axis (or axes) along which layers are stacked, by ``nn.scan``, ``nnx.vmap``,
         ``hk.experimental.layer_stack`` or an ensemble made by ``jax.vmap``. It does not count for fans; left
         out, the kernels of a stack come out too small, since the stack looks like a receptive field. An axis if
@@ -70,8 +71,8 @@ def gg_reinit(
       mask: tree of bools, prefix of one, or a function from params to one; False keeps the leaf as it is.
 
     Returns:
-      A tree like params; every leaf keeps its shape, dtype and sharding. (Under jit only the shardings of
-      meshes with Explicit axes are known: state the others by ``out_shardings``.)
+      A tree like params; every leaf keeps its shape, dtype and sharding. (Under jit only the shardings on
+      a mesh with Explicit axes that ``jax.set_mesh`` names are known: state the others by ``out_shardings``.)
 
     Raises:
       ValueError: as ``gg_init``, naming the leaf; for a tree without floating leaves; for a batch_axis that is
@@ -87,35 +88,31 @@ def gg_reinit(
     kernel = functools.cache(functools.partial(gg_init, shape, xi))  # one for all leaves of the same axes
     kernel(mode)  # so that bad numbers are found before the first leaf
     flat = trees.flatten(params, mask)
-    weights, weight_names = flat.weights(), flat.weight_names()
     attention = _rules.attention_kernels(flat.names, flat.leaves, batch_axis)
-    rules = _rules.Rules(
-        kernel, mode, _hashable(in_axis), _hashable(out_axis), batch_axis, embeddings, attention
-    )
+    rules = _rules.Rules(kernel, mode, in_axis, out_axis, batch_axis, embeddings, attention)
 
+    # Leaves are told apart by their places, not by their names: {"a": {"b": x}, "a/b": y} has one name twice.
+    places = [i for i, selected in enumerate(flat.selected) if selected]
+    identities = {i: _identity(flat.leaves[i], i) for i in places}
     tied: dict[Any, list[str]] = {}  # the names of every array
-    for identity, name in zip(map(_identity, weights, weight_names), weight_names, strict=True):
-        tied.setdefault(identity, []).append(name)
+    for i in places:
+        tied.setdefault(identities[i], []).append(flat.names[i])
     drawn: dict[Any, Any] = {}
     compiled = functools.cache(_compiled)
-    keys = dict(zip(flat.names, jax.random.split(key, max(len(flat.names), 1)), strict=False))
-    for name, leaf in zip(weight_names, weights, strict=True):
-        identity = _identity(leaf, name)
-        if identity in drawn:
+    keys = jax.random.split(key, max(len(flat.leaves), 1))
+    for i in places:
+        leaf = flat.leaves[i]
+        if identities[i] in drawn:
             continue
-        with _rules.naming(name, leaf):
-            init = _choose(tied[identity], leaf, rule, rules)
-            drawn[identity] = leaf if init is None else _draw(init, keys[name], leaf, compiled)
-    return flat.replace(drawn[_identity(leaf, name)] for leaf, name in zip(weights, weight_names, strict=True))
+        with _rules.naming(flat.names[i], leaf):
+            init = _choose(tied[identities[i]], leaf, rule, rules)
+            drawn[identities[i]] = leaf if init is None else _draw(init, keys[i], leaf, compiled)
+    return flat.replace(drawn[identities[i]] for i in places)
 
 
-def _hashable(axes: Axes) -> Axes:
-    return axes if isinstance(axes, int) else tuple(axes)
-
-
-def _identity(leaf: Any, name: str) -> Any:
-    """What tells one array from another; abstract ones have no identity, so that their names stand for it."""
-    return name if isinstance(leaf, jax.ShapeDtypeStruct) else id(leaf)
+def _identity(leaf: Any, place: int) -> Any:
+    """What tells one array from another; abstract ones may be one object and yet stand for several arrays."""
+    return ("abstract", place) if isinstance(leaf, jax.ShapeDtypeStruct) else id(leaf)
 
 
 def _choose(leaf_names: list[str], leaf: Any, rule: Rule | None, rules: _rules.Rules) -> Initializer | None:
@@ -132,9 +129,10 @@ def _draw(init: Initializer, key: jax.Array, leaf: Any, compiled: Callable[..., 
     """A new array of the leaf's shape, dtype and sharding."""
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # a NumPy leaf may be float64 without x64
     if isinstance(leaf, jax.core.Tracer):
-        sharding = mesh.explicit_sharding(leaf)
         new = init(key, leaf.shape, dtype)
-        return new if sharding is None else jax.sharding.reshard(new, sharding)
+        sharding = mesh.explicit_sharding(leaf)
+        known = sharding is not None and sharding.mesh == jax.sharding.get_abstract_mesh()
+        return jax.sharding.reshard(new, sharding) if known else new
     sharding = _stated_sharding(leaf)
     if sharding is not None and len(sharding.device_set) > 1:
         return compiled(init, leaf.shape, dtype, sharding)(key)

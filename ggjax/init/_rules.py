@@ -22,7 +22,7 @@ class Rules(NamedTuple):
 
     kernel: Callable[[Mode, Axes, Axes, Axes], Initializer]  # of (mode, in_axis, out_axis, batch_axis)
     mode: Mode
-    in_axis: Axes
+    in_axis: Axes  # these two are axes of one layer: batch_axis is not counted
     out_axis: Axes
     batch_axis: BatchAxis
     embeddings: bool  # draw them too
@@ -54,10 +54,11 @@ def _kernel(name: str, kind: names.Kind, leaf: Any, rules: Rules) -> Initializer
                 "kernel; if only some layers are stacked, let batch_axis be a function of (leaf name, leaf)"
             )
         return ones if kind == "weight" else None
-    if name in rules.attention:
-        inputs, outputs = (tuple(layer[a] for a in axes) for axes in _ATTENTION_AXES[rules.attention[name]])
-        return rules.kernel(rules.mode, inputs, outputs, batch)
-    return rules.kernel(rules.mode, rules.in_axis, rules.out_axis, batch)
+    found = rules.attention.get(name)
+    in_axis, out_axis = _ATTENTION_AXES[found] if found else (rules.in_axis, rules.out_axis)
+    inputs = tuple(layer[a] for a in _fans.positions("in_axis", in_axis, len(layer)))
+    outputs = tuple(layer[a] for a in _fans.positions("out_axis", out_axis, len(layer)))
+    return rules.kernel(rules.mode, inputs, outputs, batch)
 
 
 def _split_axes(leaf: Any, batch_axis: BatchAxis, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

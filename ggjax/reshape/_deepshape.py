@@ -5,6 +5,7 @@ version 3). The statistics are integer histograms, so that sharded weights excha
 and no weights, and give the same result as whole ones.
 """
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Hashable, Sequence
@@ -93,9 +94,10 @@ def deepshape(
     pruned no longer.
 
     ``min_count`` spares the rare large weights. It has to lie well below the count of the levels next to 0, or
-    max_level is one of these and next to nothing is reshaped. By default it is 1/200 of that count (the mean
-    of levels 1 and -1), rounded down: about the published 1000 for 10^8 weights, and 0 for a small model,
-    whose levels hold a few weights each, and for one of which pruning left nothing near 0.
+    max_level is one of these and next to nothing is reshaped. By default it is n / 10^5, as the published 1000
+    is for models of some 10^8 weights, but at most 1/200 of the count of the levels next to 0 (the mean of
+    levels 1 and -1), rounded down: 0 for a model of fewer than 10^5 weights, for a step so fine that levels
+    hold few weights, and where pruning left none near 0. n counts the weights that take part.
 
     A second call narrows the weights again; post-train in between (arXiv 2506.00486v3, section on DeepShape).
     Without training in between, weights that the first call moved to level 0 are zeros for the second.
@@ -152,20 +154,22 @@ def deepshape(
     if method == "rank":
         _refuse_sharded(names, leaves, axis_name)
     trees.check_finite(names, leaves)
-    given = None if min_count is None else jnp.asarray(min_count, jnp.float32)
-    if not trees.size(leaves):
-        nothing = gennorm.Fit(*map(jnp.float32, (2, 0, 0)))
-        least = jnp.float32(0) if given is None else given
-        return params, DeepShapeInfo(nothing, nothing, jnp.int32(0), jnp.float32(0), _whole_count(least))
-    grid_dtype = trees.wide_dtype(*(x.dtype for x in leaves))
-    settings = _Settings(
-        jnp.asarray(shape_scale, jnp.float32),
-        jnp.asarray(std_scale, jnp.float32),
-        jnp.asarray(step, grid_dtype),
-        given,
-    )
-    counting = Counting(bool(keep_zeros), _each_on_one_device(leaves), axis_name)
-    new, info, found = _reshape(leaves, settings, counting, method)
+    numbers = [x for x in (shape_scale, std_scale, step, min_count) if x is not None]
+    known = axis_name is None and trees.is_concrete(*leaves, *numbers)
+    # Of weights that a traced function closes over, once and for all: the result is a constant of its program.
+    with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+        settings = _Settings(
+            jnp.asarray(shape_scale, jnp.float32),
+            jnp.asarray(std_scale, jnp.float32),
+            jnp.asarray(step, trees.wide_dtype(*(x.dtype for x in leaves))),
+            None if min_count is None else jnp.asarray(min_count, jnp.float32),
+        )
+        if not trees.size(leaves):
+            nothing = gennorm.Fit(*map(jnp.float32, (2, 0, 0)))
+            least = jnp.float32(0) if settings.min_count is None else settings.min_count
+            return params, DeepShapeInfo(nothing, nothing, jnp.int32(0), jnp.float32(0), _whole_count(least))
+        counting = Counting(bool(keep_zeros), _each_on_one_device(leaves), axis_name)
+        new, info, found = _reshape(leaves, settings, counting, method)
     if min_count is not None:
         _warn_if_idle(info, found)
     return flat.replace(new), info

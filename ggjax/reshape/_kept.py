@@ -9,11 +9,14 @@ from ggjax import gennorm
 from ggjax.gennorm import _fit
 from ggjax.reshape._levels import BINS, MAX_LEVEL
 
-_END_OF_LAW = 200
-"""The chosen ``min_count`` is the count of the levels next to 0 over this number.
+_WEIGHTS_PER_COUNT = 100_000
+"""The chosen ``min_count`` is the number of weights over this one: the published 1000 is for some 10^8."""
 
-Of a Laplace law that leaves out the outermost 1/200 of the weights. The published 1000 is of this kind: 10^8
-weights of a Laplace law of standard deviation 0.043 have 200,000 weights in each of the levels next to 0.
+_LEAST_FALL = 200
+"""But at most the count of the levels next to 0 over this number, however fine the step.
+
+A Laplace law has 1/200 of its weights beyond the level that holds 1/200 of the central count; a GG of shape
+1/2, 3 %.
 """
 
 
@@ -49,15 +52,16 @@ class Kept(NamedTuple):
     mask: jax.Array  # bool (BINS,): bins of levels that are kept
 
 
-def chosen_min_count(beside_zero: jax.Array) -> jax.Array:
-    """``min_count`` for weights that the levels next to 0 hold so many of: 0 for a small model."""
-    return jnp.floor(beside_zero / _END_OF_LAW)
+def chosen_min_count(number: jax.Array, beside_zero: jax.Array) -> jax.Array:
+    """``min_count`` for so many weights, so many of them in a level next to 0; it is 0 for a small model."""
+    return jnp.floor(jnp.minimum(number / _WEIGHTS_PER_COUNT, beside_zero / _LEAST_FALL))
 
 
 def scan_levels(counts: jax.Array, beyond: jax.Array, min_count: jax.Array | None) -> Scan:
     """Find the rare level that ends the kept range, from counts of all levels -MAX_LEVEL to MAX_LEVEL."""
     beside_zero = 0.5 * (counts[MAX_LEVEL - 1] + counts[MAX_LEVEL + 1])
-    min_count = chosen_min_count(beside_zero) if min_count is None else jnp.floor(min_count)
+    total = counts.sum() + beyond
+    min_count = chosen_min_count(total, beside_zero) if min_count is None else jnp.floor(min_count)
     level = jnp.arange(-MAX_LEVEL, MAX_LEVEL + 1, dtype=jnp.int32)
     rare = (counts > 0) & (counts <= min_count) & (level > 0)
     cut = rare.any()
@@ -68,9 +72,7 @@ def scan_levels(counts: jax.Array, beyond: jax.Array, min_count: jax.Array | Non
     near = jnp.where(jnp.abs(level) <= edge, counts, 0)
     mean = moments(near, level.astype(jnp.float32)).mean
     reach = jnp.where(cut, jnp.minimum(edge + jnp.abs(mean).astype(jnp.int32) + 1, MAX_LEVEL), farthest)
-    number = near.sum()
-    inside = number - counts[MAX_LEVEL]
-    outside = counts.sum() - number + beyond
+    inside, outside = near.sum() - counts[MAX_LEVEL], total - near.sum()
     return Scan(min_count, beside_zero, cut, edge, lowest, highest, reach, inside, outside)
 
 

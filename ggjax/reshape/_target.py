@@ -29,6 +29,17 @@ def target_ends(number: jax.Array, nu: jax.Array, scale: jax.Array, max_level: j
 def cumulated(x: jax.Array) -> jax.Array:
     """Cumulated sums by plain additions in order: quick to compile, and never falling, in floats too."""
     rows = jnp.pad(x, (0, -x.size % _ROWS)).reshape(_ROWS, -1)
-    sums, inner = lax.scan(lambda c, v: (c + v, c + v), jnp.zeros_like(rows[:, 0]), rows.T)
-    _, before = lax.scan(lambda c, v: (c + v, c), jnp.zeros_like(sums[0]), sums)
+    inner = _cumulated_rows(rows.T)
+    sums = _cumulated_rows(inner[-1])
+    before = jnp.concatenate([jnp.zeros(1, x.dtype), sums[:-1]])
     return (inner.T + before[:, None]).ravel()[: x.size]
+
+
+def _cumulated_rows(rows: jax.Array) -> jax.Array:
+    """Every row plus those above it. By index, as ``lax.scan`` takes minutes under ``jax.disable_jit``."""
+
+    def add(i: jax.Array, sums: jax.Array) -> jax.Array:
+        above, row = (lax.dynamic_index_in_dim(sums, k, keepdims=False) for k in (i - 1, i))
+        return lax.dynamic_update_index_in_dim(sums, above + row, i, 0)
+
+    return lax.fori_loop(1, rows.shape[0], add, rows)

@@ -108,9 +108,8 @@ class RF8Array:
         return self.__jax_array__().astype(dtype)
 
     def __getitem__(self, index: Any) -> "RF8Array":
-        codes = self.codes[index]
         exponents = self.exponents[_views.index_of_exponents(self.exponents.shape, index)]
-        return RF8Array(codes, exponents, self.dtype)
+        return RF8Array(self.codes[index], exponents, self.dtype)
 
     def __len__(self) -> int:
         if not self.ndim:

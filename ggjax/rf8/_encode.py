@@ -102,11 +102,12 @@ def has_axes(ndim: int, axis: Axis) -> bool:
 
 def _checked(x: Any, axis: Axis, rounding: str) -> jax.Array:
     _rounding.check_rounding(rounding)
-    x = jnp.asarray(x)
-    if not trees.is_weight_dtype(x.dtype):
+    dtype = x.dtype if hasattr(x, "dtype") else jnp.asarray(x).dtype  # some dtypes cannot be put on a device
+    if not trees.is_weight_dtype(dtype):
         raise TypeError(
-            f"x must be a floating-point array with a sign, a zero and at least 8 bits a number, got {x.dtype}"
+            f"x must be a floating-point array with a sign, a zero and at least 8 bits a number, got {dtype}"
         )
+    x = jnp.asarray(x)
     if not has_axes(x.ndim, axis):
         raise ValueError(f"axis {axis} is out of range for x of shape {x.shape}")
     trees.check_finite(["x"], [x])

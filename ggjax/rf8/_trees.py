@@ -50,14 +50,13 @@ def tree_encode(
     flat = trees.flatten(params, mask)
     names, leaves = flat.weight_names(), flat.weights()
     small = [_is_small(x) for x in leaves]
-    known = [i for i, x in enumerate(leaves) if trees.is_concrete(x) and not small[i]]
-    trees.check_finite([names[i] for i in known], [leaves[i] for i in known])
     encoded = []
     for name, x, s in zip(names, leaves, small, strict=True):
         options = {"axis": static_axis(axis) if has_axes(x.ndim, axis) else None, "rounding": rounding}
-        if s:
+        if s:  # checks its result
             encoded.append(_on_host(functools.partial(_encode_small, name, **options), x))
         else:
+            trees.check_finite([name], [x])  # one by one: leaves may lie on different devices
             encoded.append(encode_array(jnp.asarray(x), **options))
     return flat.replace(encoded)
 

@@ -25,7 +25,7 @@ def index_of_exponents(shape: Sequence[int], index: Any) -> tuple[Any, ...]:
       index: any that codes accept (NumPy's rules), except single bools.
 
     Raises:
-      IndexError: a single bool, which is an index to arrays but would add an axis here.
+      IndexError: a single bool, which is an index to arrays but would add an axis here; more indices than axes.
     """
     entries: list[Any] = []
     for e in index if isinstance(index, tuple) else (index,):
@@ -33,6 +33,8 @@ def index_of_exponents(shape: Sequence[int], index: Any) -> tuple[Any, ...]:
             raise IndexError(f"a single bool is no index to an RF8Array, got {e!r}: decode it first")
         entries += np.nonzero(np.asarray(e)) if _is_mask(e) else [e]
     used = sum(e is not None and e is not Ellipsis for e in entries)
+    if used > len(shape):
+        raise IndexError(f"too many indices: {used}, expected at most {len(shape)}")
     out: list[Any] = []
     axis = 0
     for e in entries:
