@@ -42,11 +42,13 @@ def check(
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be a bool, got {flag!r}")
+    if isinstance(mask, str) and mask != "kernels":
+        raise ValueError(f'mask must be "kernels", a tree of bools or a function to one, got {mask!r}')
     if mask is False or isinstance(mask, (jax.Array, np.ndarray)):
         # optax.inject_hyperparams takes a function for a schedule, and passes on what it gives for a count.
         raise TypeError(
             f"mask must be a tree of bools or a function from params to one, got {mask!r} (under "
-            'optax.inject_hyperparams pass static_args="mask")'
+            "optax.inject_hyperparams name a function in static_args)"
         )
 
 

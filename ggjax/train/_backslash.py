@@ -1,6 +1,6 @@
 """BackSlash: rate-regularised training as a gradient transformation (arXiv 2504.16968, ICML 2025)."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -54,7 +54,7 @@ def backslash(
     clamp: bool = False,
     move_idle: bool = False,
     axis_name: _law.AxisName = None,
-    mask: trees.Mask = masks.kernels,
+    mask: trees.Mask | Literal["kernels"] = "kernels",
 ) -> optax.GradientTransformationExtraArgs:
     """Lower the coded size of the weights while they train. Goes after the optimizer in ``optax.chain``.
 
@@ -76,9 +76,9 @@ def backslash(
         number of weights: 2e3 was made for some 10^8 (a step of 2e-5), and on 10^5 weights it destroys the
         model in ten updates. See also ``follow_learning_rate``.
 
-    Which weights? By default the kernels, ``ggjax.masks.kernels``: nu is fitted to them, n counts them, and
-    they alone are moved. The code published with the paper takes every parameter of the model, biases and the
-    scales of normalization layers too. Those are few and do not follow the law of the kernels (scales lie
+    Which weights? By default those that ``ggjax.masks.kernels`` selects: nu is fitted to them, n counts them,
+    and they alone are moved. The code published with the paper takes every parameter of the model, biases and
+    the scales of normalization layers too. Those are few and do not follow the law of the kernels (scales lie
     around 1), so they spoil the fit, and a pull to zero harms them; ``mask=None`` selects all floating leaves,
     as that code does. Among the selected ones
 
@@ -97,9 +97,9 @@ def backslash(
         fast.
       * On bfloat16 and float16 weights a step below half an ulp vanishes when it is added: keep float32 master
         weights, or add updates with ``ggjax.apply_updates_stochastic``.
-      * With ``optax.inject_hyperparams`` name the mask as static, since it is a function, and keep the numbers
-        in float32: ``optax.inject_hyperparams(backslash, static_args="mask",
-        hyperparam_dtype=jnp.float32)(strength=0.02, learning_rate=schedule)``.
+      * With ``optax.inject_hyperparams`` keep the numbers in float32: ``optax.inject_hyperparams(backslash,
+        hyperparam_dtype=jnp.float32)(strength=0.02, learning_rate=schedule)``. A mask that is a function has to
+        be named in its ``static_args``.
       * Inside ``jax.shard_map``, where a device sees only its part of the weights, pass ``axis_name``. Arrays
         that are sharded under ``jax.jit`` need nothing.
 
@@ -119,8 +119,8 @@ def backslash(
       move_idle: move weights whose update is exactly zero, too.
       axis_name: the mesh axis, or a sequence of them, over which the weights are split inside
         ``jax.shard_map``; nu and n then are those of the whole.
-      mask: tree of bools, prefix of one, or a function from params to one: the leaves to act on. Leaves that
-        are not floating are never touched.
+      mask: the leaves to act on: "kernels", a tree of bools, a prefix of one, or a function from params to one;
+        None for all floating leaves. Leaves that are not floating are never touched.
 
     Returns:
       A gradient transformation whose ``update`` needs ``params`` and ignores unknown extra arguments.
@@ -152,6 +152,8 @@ def backslash(
     """
     flags = {"per_leaf": per_leaf, "clamp": clamp, "move_idle": move_idle}
     _arguments.check(rate_weight, strength, learning_rate, eps, gg_shape, estimate_every, mask, **flags)
+    if isinstance(mask, str):
+        mask = masks.kernels
     at_every_update = not isinstance(estimate_every, jax.Array) and estimate_every == 1
     form = {"clamp": clamp, "move_idle": move_idle, "special_nu": _arguments.special(gg_shape)}
 
