@@ -155,9 +155,7 @@ def deepshape(
         _refuse_sharded(names, leaves, axis_name)
     trees.check_finite(names, leaves)
     numbers = [x for x in (shape_scale, std_scale, step, min_count) if x is not None]
-    known = axis_name is None and trees.is_concrete(*leaves, *numbers)
-    # Of weights that a traced function closes over, once and for all: the result is a constant of its program.
-    with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+    with _at_trace_time(leaves, numbers, axis_name):
         settings = _Settings(
             jnp.asarray(shape_scale, jnp.float32),
             jnp.asarray(std_scale, jnp.float32),
@@ -206,6 +204,21 @@ def _each_on_one_device(leaves: Sequence[Any]) -> bool:
         around = jax.sharding.get_abstract_mesh()  # inside shard_map its axes are Manual
         return jax.device_count() == 1 or (not around.empty and around.are_all_axes_manual)
     return all(len(x.sharding.device_set) == 1 for x in leaves if isinstance(x, jax.Array))
+
+
+def _at_trace_time(
+    leaves: Sequence[Any], numbers: Sequence[Any], axis_name: Hashable
+) -> contextlib.AbstractContextManager[None]:
+    """Compute now, and not in the program, what a traced function asks about weights that it closes over.
+
+    The result is a constant of its program, which XLA would else take long to fold. (JAX cannot do so with
+    arrays on an Explicit mesh.)
+    """
+    traced = isinstance(jnp.zeros(()), jax.core.Tracer)
+    known = axis_name is None and trees.is_concrete(*leaves, *numbers)
+    if traced and known and not any(mesh.explicit_sharding(x) for x in leaves):
+        return jax.ensure_compile_time_eval()
+    return contextlib.nullcontext()
 
 
 def _warn_if_idle(info: DeepShapeInfo, found: _kept.Scan) -> None:
