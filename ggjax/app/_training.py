@@ -37,7 +37,7 @@ class Settings(NamedTuple):
 
 
 FULL = Settings()
-QUICK = Settings(steps=200, post_steps=40, test_windows=128)
+QUICK = Settings(steps=200, post_steps=40, test_windows=128, strength=0.12)  # stronger, as there are few steps
 
 
 def train_all(text: _lm.Text, s: Settings, report: Report) -> dict[str, Any]:
