@@ -1,10 +1,10 @@
 """Quantiles of the law, by Halley's method (JAX has no inverse of the incomplete gamma functions)."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
@@ -75,7 +75,7 @@ def distance(inner: jax.Array, outer: jax.Array, nu: jax.Array) -> jax.Array:
     log_gamma = _special.log_gamma1p(1 / nu)
 
     def step(_: Any, log_z: jax.Array) -> jax.Array:
-        log_t = jnp.minimum(nu * log_z, np.log(_LARGEST_T))
+        log_t = jnp.minimum(nu * log_z, math.log(_LARGEST_T))
         t = jnp.exp(log_t)
         inside, outside = _special.log_inner(log_z, t, nu), _special.log_outer(log_z, t, nu)
         value = jnp.where(by_inner, inside, outside)
