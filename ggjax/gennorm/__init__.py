@@ -10,10 +10,10 @@ follows arXiv 2506.00486 and arXiv 2504.16968.
 from ggjax.gennorm._density import cdf as cdf
 from ggjax.gennorm._density import entropy as entropy
 from ggjax.gennorm._density import logpdf as logpdf
-from ggjax.gennorm._density import ppf as ppf
 from ggjax.gennorm._density import std as std
 from ggjax.gennorm._fit import Fit as Fit
 from ggjax.gennorm._fit import fit as fit
+from ggjax.gennorm._quantile import ppf as ppf
 from ggjax.gennorm._sample import sample as sample
 from ggjax.gennorm._table import TABLE_SIZE as TABLE_SIZE
 from ggjax.gennorm._table import TABLE_START as TABLE_START

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from ggjax._internal import trees
+from ggjax.gennorm import _arguments, _sums
 from ggjax.gennorm._density import std
+from ggjax.gennorm._sums import abs_moments as abs_moments
 from ggjax.gennorm._table import Method, shape_from_ratio
 
 
@@ -26,25 +28,44 @@ def fit(
     mask: trees.Mask = None,
     center: bool = False,
     method: Method = "table",
+    axis_name: _sums.AxisName = None,
 ) -> Fit:
     """Fit one law to all selected weights of a tree, by moments.
 
-    rho_hat = n sum(x^2) / (sum |x|)^2 over all selected leaves together gives nu, the variance gives alpha.
+    The ratio n sum(x^2) / (sum |x|)^2 over all selected leaves together gives nu, the variance gives alpha.
+    Weights of any size can be fitted: they are divided by a power of two near the largest one before they are
+    squared.
+
+    From few weights the estimate of nu is too large, and it scatters. Mean and standard deviation of its error
+    with ``method="interp"``, over thousands of draws of n weights each:
+
+        n           30           100            1000           10^4
+        nu = 0.5  0.18 ± 0.24  0.06 ± 0.12  0.008 ± 0.043  0.001 ± 0.014
+        nu = 1    0.25 ± 0.49  0.07 ± 0.21  0.007 ± 0.064  0.000 ± 0.020
+        nu = 2    0.24 ± 0.64  0.13 ± 0.47  0.017 ± 0.15   0.002 ± 0.046
 
     Args:
       params: a tree of arrays; floating leaves count, in any floating dtype (sums are float32, or float64 for
-        float64 leaves). A single array is a tree too.
+        float64 leaves). A single array is a tree too. Leaves that are not arrays of weights (integers,
+        functions, codes of four bits) are left out.
       mask: tree of bools, prefix of one, or a function from params to one; None for all floating leaves.
       center: take the moments about the mean (DeepShape) instead of about 0 (BackSlash).
       method: see ``shape_from_ratio``.
+      axis_name: inside ``jax.shard_map`` (or ``jax.vmap`` or ``jax.pmap`` with that axis name), the name or
+        names of the axes that the weights are spread over: one law is fitted to the weights of all of them. A
+        leaf that does not vary over an axis counts once under ``shard_map``, which tracks that (with
+        ``check_vma=False`` and elsewhere, it counts once for each device). None fits the weights that are
+        there: the local shard, inside ``shard_map``. Outside it sharded arrays need no axis name.
 
     Returns:
       A ``Fit(nu, scale, loc)``; loc is 0 unless ``center``. All-zero, empty and (with center) constant weights
       give Fit(2, 0, loc): a Gaussian of width 0. Constant weights without center give the table's end, nu = 3.
-      Under jit a NaN weight gives NaN.
+      Under jit a NaN or infinite weight gives NaN.
 
     Raises:
-      ValueError: no floating leaf, a mask that does not fit, or (outside jit) a NaN or infinite weight.
+      ValueError: no floating leaf, a mask that does not fit, or (where the weights are known) one that is NaN
+        or infinite.
+      TypeError: a single array of floats without sign or of fewer than eight bits (a tree may hold them).
 
     >>> import jax
     >>> from ggjax import gennorm
@@ -52,53 +73,40 @@ def fit(
     >>> bool(abs(law.nu - 1.0) < 0.03), bool(abs(law.scale - 1.0) < 0.03)
     (True, True)
     """
+    _arguments.check_kind_of_float(params)
     flat = trees.flatten(params, mask)
-    trees.check_finite(flat.weight_names(), flat.weights())
-    return fit_leaves(flat.weights(), center=center, method=method)
+    names, leaves = flat.weight_names(), flat.weights()
+    if axis_name is not None or not trees.is_concrete(*leaves):
+        return fit_leaves(leaves, center=center, method=method, axis_name=axis_name)
+    with jax.ensure_compile_time_eval():
+        law = fit_leaves(leaves, center=center, method=method)
+        if not jnp.isfinite(law.scale):  # only then: looking through all weights costs as much as fitting them
+            trees.check_finite(names, leaves)
+    return law
 
 
-@functools.partial(jax.jit, static_argnames=("center", "method"))
-def fit_leaves(leaves: list[Any], *, center: bool = False, method: Method = "table") -> Fit:
+@functools.partial(jax.jit, static_argnames=("center", "method", "axis_name"))
+def fit_leaves(
+    leaves: list[Any],
+    *,
+    center: bool = False,
+    method: Method = "table",
+    axis_name: _sums.AxisName = None,
+) -> Fit:
     """``fit`` of a list of floating arrays, without its checks."""
-    n = trees.size(leaves)
-    loc = _total([jnp.sum(trees.wide(x)) for x in leaves]) / float(max(n, 1)) if center else 0.0
-    first, second = abs_moments(leaves, loc)
-    return from_moments(first, second, float(n), loc, method=method)
-
-
-def abs_moments(leaves: list[Any], loc: ArrayLike = 0.0) -> tuple[jax.Array, jax.Array]:
-    """(sum |x - loc|, sum (x - loc)^2) over all leaves together, in float32 or wider."""
-    first, second = [], []
-    for alike in _alike(leaves):
-        centred = [x - jnp.asarray(loc, x.dtype) for x in map(trees.wide, alike)]
-        first.append(jnp.sum(functools.reduce(jnp.add, map(jnp.abs, centred))))
-        second.append(jnp.sum(functools.reduce(jnp.add, [x * x for x in centred])))
-    return _total(first), _total(second)
-
-
-_ALIKE = 16
-"""Leaves of one shape that are summed up together: models have many, and a program for each takes long to
-compile."""
-
-
-def _alike(leaves: list[Any]) -> list[list[Any]]:
-    """The leaves in groups of one shape and dtype; each alone where they may be sharded, each in its own
-    way."""
-    if jax.device_count() > 1:
-        return [[x] for x in leaves]
-    groups: dict[Any, list[list[Any]]] = {}
-    for x in leaves:
-        runs = groups.setdefault((jnp.shape(x), jnp.result_type(x)), [[]])
-        if len(runs[-1]) == _ALIKE:
-            runs.append([])
-        runs[-1].append(x)
-    return [run for runs in groups.values() for run in runs]
-
-
-def _total(parts: list[jax.Array]) -> jax.Array:
-    """The sum of float32 and float64 scalars; float32 zero for none."""
-    dtype = trees.wide_dtype(*(p.dtype for p in parts))
-    return sum((p.astype(dtype) for p in parts), jnp.zeros((), dtype))
+    n = _sums.number(leaves, axis_name)
+    parts = _sums.together(leaves)
+    if center:
+        high = _sums.largest(parts, axis_name)
+        low = -_sums.largest(parts, axis_name, jnp.negative)
+        unit = _sums.power_of_two(jnp.maximum(high, -low))
+        mean = _sums.total(parts, lambda x: _sums.over(x, unit), axis_name) / max(n, 1)
+        # Rounding may take the mean of equal weights beyond them: they would seem to scatter.
+        loc = jnp.clip(mean * unit, low, high)
+    else:
+        unit, loc = _sums.power_of_two(_sums.largest(parts, axis_name, jnp.abs)), 0.0
+    first, second = _sums.moments(parts, loc, unit, axis_name)
+    return from_moments(first, second, n, loc, method=method, unit=unit)
 
 
 def from_moments(
@@ -108,14 +116,17 @@ def from_moments(
     loc: ArrayLike = 0.0,
     *,
     method: Method = "table",
+    unit: ArrayLike = 1.0,
 ) -> Fit:
-    """The law of given moments: sums of |x - loc| and (x - loc)^2 over n numbers.
+    """The law of given moments: sums of |x - loc| / unit and of its square, over n numbers.
 
-    Zero moments give Fit(2, 0, loc); NaN ones give NaN.
+    Arrays of moments give a law for each entry; the others are scalars or arrays of the same shape. Moments
+    that are zero give Fit(2, 0, loc), those that are NaN give NaN.
     """
-    n = jnp.asarray(n, first.dtype)
+    n, loc, unit = (jnp.asarray(v, first.dtype) for v in (n, loc, unit))
     some = first != 0  # NaN counts as some
-    ratio = jnp.where(some, (second / jnp.where(some, first, 1)) * (n / jnp.where(some, first, 1)), jnp.pi / 2)
+    divisor = jnp.where(some, first, 1)
+    ratio = jnp.where(some, (second / divisor) * (n / divisor), jnp.pi / 2)
     nu = shape_from_ratio(ratio, method)
-    variance = jnp.where(some, second / jnp.maximum(n, 1), 0)
-    return Fit(nu, jnp.sqrt(variance) / std(nu), jnp.asarray(loc, nu.dtype))
+    width = jnp.where(some, jnp.sqrt(jnp.where(some, second / jnp.maximum(n, 1), 1)), 0)
+    return Fit(nu, width / std(nu) * unit, jnp.broadcast_to(loc, nu.shape))

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 import ggjax
 from ggjax import gennorm, rate, rf8
+from ggjax.rate import _histogram
 
 MESHES = {
     "auto": jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2),
@@ -224,5 +225,5 @@ def test_int32_sums_of_shards_do_not_overflow():
     words = jnp.array([[2**32 - 3, 5], [1, 0]], jnp.uint32)
     x = jnp.full((1024,), 0.5)
     x = jax.device_put(x, NamedSharding(MESHES["auto"], P("x")))
-    total = rate._whole(np.asarray(rate._histogram(x, 1.0, 0, words)))
+    total = _histogram.whole(np.asarray(_histogram.count(x, 1.0, 0, words)))
     assert total.tolist() == [2**33 - 3 + 1024, 5]
