@@ -52,7 +52,7 @@ def quantile(q: jax.Array, nu: jax.Array) -> jax.Array:
 def _quantile_jvp(primals: Any, tangents: Any) -> Any:
     (q, nu), (dq, dnu) = primals, tangents
     x = quantile(q, nu)
-    one = jnp.ones_like(x)
+    one = jnp.asarray(1, x.dtype)
     stretch = finite(jnp.exp(-log_density(x, nu, one)))
     return x, stretch * (dq - distribution_by_nu(x, nu, one, dnu))
 

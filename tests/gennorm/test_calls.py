@@ -127,3 +127,11 @@ def test_known_nans_are_named_and_traced_ones_stay():
     with pytest.raises(ValueError, match="leaf 'w': expected finite weights"):
         jax.jit(lambda: gennorm.fit(bad))()
     assert all(np.isnan(v) for v in jax.jit(gennorm.fit)(bad)[:2])
+
+
+@pytest.mark.parametrize("name", [n for n in CALLS if not n.startswith("sample")])
+def test_arrays_on_an_explicit_mesh(name):
+    """Called eagerly, outside any ``jax.set_mesh``."""
+    mesh = jax.make_mesh((2,), ("i",), devices=jax.devices()[:2])
+    x, q, nu = (jax.device_put(v, NamedSharding(mesh, P("i"))) for v in (X, Q, jnp.full(8, NU)))
+    same(CALLS[name](x, q, nu), CALLS[name](X, Q, jnp.full(8, NU)))
