@@ -158,15 +158,8 @@ def test_files_are_complete_and_replace_older_ones(text, models, results, tmp_pa
 
     demo.show(got, out)
     shown = capsys.readouterr().out
-    for word in (
-        "Adam",
-        "BackSlash",
-        "+ DeepShape",
-        "+ post-train",
-        "RF8",
-        f"{results['table'][0]['loss']:.3f}",
-    ):
-        assert word in shown
+    words = [*demo.LABELS.values(), "RF8", f"{results['table'][0]['loss']:.3f}"]
+    assert all(word in shown for word in words)
     assert max(len(line) for line in shown.splitlines() if str(out) not in line) <= 90
     assert "…" not in shown
 
