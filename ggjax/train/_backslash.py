@@ -9,7 +9,7 @@ import optax
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.train import _arguments, _law, _step
+from ggjax.train import _arguments, _law, _packs, _step
 
 NO_PARAMS = (
     "backslash works on the parameters and got none: call update(updates, state, params), and put "
@@ -188,20 +188,21 @@ def backslash(
             return updates, state._replace(count=count)
 
         axes = _law.shard_axes(flat.weight_names(), weights, axis_name)
-        how = {"axes": axes, "per_leaf": per_leaf}
+        one_device = jax.device_count() == 1  # elsewhere the leaves may be sharded, each in its own way
+        packing = _packs.plan(weights, steps.weights(), allowed=one_device and not any(axes))
+        thetas, us = packing.pack(weights), packing.pack(steps.weights())
+        how = {"packing": packing, "axes": axes, "per_leaf": per_leaf}
         if at_every_update:
-            law = _law.fit(weights, gg_shape, **how)
+            law = _law.fit(thetas, gg_shape, **how)
         else:
             nu, bits = (_read(flat, field, per_leaf) for field in (state.shape_in_use, state.bits))
             old = _law.Law(nu, bits, state.fitted)
-            law = _law.fit_if_due(old, state.count, estimate_every, weights, gg_shape, **how)
+            law = _law.fit_if_due(old, state.count, estimate_every, thetas, gg_shape, **how)
 
-        weight, rate = weight_and_rate(state.count, _law.size(law.fitted, weights, axes))
-        nus, fitted = jnp.unstack(jnp.broadcast_to(law.nu, len(weights))), jnp.unstack(law.fitted)
-        new = [
-            _step.shrink(theta, u, nu, rate, eps, moves, **form)
-            for theta, u, nu, moves in zip(weights, steps.weights(), nus, fitted, strict=True)
-        ]
+        weight, rate = weight_and_rate(state.count, _law.size(law.fitted, packing.shapes, axes))
+        nus = packing.spread(jnp.broadcast_to(law.nu, len(weights)))
+        leaves = zip(thetas, us, nus, packing.spread(law.fitted), strict=True)
+        new = [_step.shrink(theta, u, nu, rate, eps, moves, **form) for theta, u, nu, moves in leaves]
         new_state = BackSlashState(
             count,
             _written(flat, state.shape_in_use, law.nu, per_leaf),
@@ -209,7 +210,7 @@ def backslash(
             _written(flat, state.bits, law.bits, per_leaf),
             () if at_every_update else law.fitted,
         )
-        return steps.replace(new), new_state
+        return steps.replace(packing.unpack(new)), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

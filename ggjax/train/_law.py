@@ -4,6 +4,7 @@ A leaf with a NaN, an infinity, or numbers whose squares overflow cannot be fitt
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from jax import lax
 
 from ggjax._internal import trees
 from ggjax.train import _step
+from ggjax.train._packs import Packing
 
 Axes = tuple[str, ...]
 AxisName = str | Sequence[str] | None
@@ -28,28 +30,30 @@ class Law(NamedTuple):
     fitted: jax.Array  # bool (leaves,)
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "per_leaf"))
+@functools.partial(jax.jit, static_argnames=("packing", "axes", "per_leaf"))
 def fit(
-    weights: list[jax.Array],
+    packs: list[jax.Array],
     gg_shape: chex.Numeric | None,
     *,
+    packing: Packing,
     axes: tuple[Axes, ...],
     per_leaf: bool,
 ) -> Law:
     """Fit the law to the weights, by moments about 0.
 
     Args:
-      weights: the leaves, at least one.
+      packs: the leaves, at least one, packed.
       gg_shape: the shape to take instead of the fitted one, or None.
+      packing: how they are packed.
       axes: for every leaf the mesh axes to sum over, as ``shard_axes`` gives them.
       per_leaf: one law for each leaf instead of one for all.
     """
-    dtype = trees.wide_dtype(*(jnp.result_type(x) for x in weights))
-    sums = [jnp.stack([jnp.sum(jnp.abs(x)), jnp.sum(x * x)]).astype(dtype) for x in map(trees.wide, weights)]
-    first, second = jnp.stack(_over_shards(sums, axes), axis=1)
+    dtype = trees.wide_dtype(*(jnp.result_type(x) for x in packs))
+    sums = jnp.stack([packing.sums(f, packs, dtype) for f in (jnp.abs, jnp.square)], axis=1)
+    first, second = _over_shards(sums, axes).T
     # The sum over all leaves must not overflow either. The comparison is False for NaN.
-    fitted = second < float(jnp.finfo(dtype).max) / len(weights)
-    counts = sizes(weights, axes).astype(dtype)
+    fitted = second < float(jnp.finfo(dtype).max) / len(axes)
+    counts = sizes(packing.shapes, axes).astype(dtype)
     first, second, n = (jnp.where(fitted, v, 0) for v in (first, second, counts))
     if not per_leaf:
         first, second, n = jnp.sum(first), jnp.sum(second), jnp.sum(n)
@@ -58,25 +62,25 @@ def fit(
     return Law(nu.astype(jnp.float32), bits.astype(jnp.float32), fitted)
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "per_leaf"))
+@functools.partial(jax.jit, static_argnames=("packing", "axes", "per_leaf"))
 def fit_if_due(
-    old: Law, count: jax.Array, every: chex.Numeric, weights: list[jax.Array], gg_shape: Any, **how: Any
+    old: Law, count: jax.Array, every: chex.Numeric, packs: list[jax.Array], gg_shape: Any, **how: Any
 ) -> Law:
     """``fit`` when the count is a multiple of ``every``, and the old law otherwise."""
-    return lax.cond(count % every == 0, lambda: fit(weights, gg_shape, **how), lambda: old)
+    return lax.cond(count % every == 0, lambda: fit(packs, gg_shape, **how), lambda: old)
 
 
-def size(fitted: jax.Array, weights: Sequence[Any], axes: Sequence[Axes]) -> jax.Array:
+def size(fitted: jax.Array, shapes: Sequence[tuple[int, ...]], axes: Sequence[Axes]) -> jax.Array:
     """How many weights the fitted leaves have together, float32; 1 if none."""
-    counts = sizes(weights, axes)
+    counts = sizes(shapes, axes)
     left_out = jnp.sum(jnp.where(fitted, 0, counts.astype(np.float32)))
     return jnp.maximum(np.float32(counts.sum()) - left_out, 1)
 
 
-def sizes(leaves: Sequence[Any], axes: Sequence[Axes]) -> np.ndarray:
+def sizes(shapes: Sequence[tuple[int, ...]], axes: Sequence[Axes]) -> np.ndarray:
     """How many elements every leaf has over all its shards, as float64."""
-    shards = [np.prod([lax.axis_size(a) for a in names], dtype=object) for names in axes]
-    return np.array([float(trees.size([x]) * s) for x, s in zip(leaves, shards, strict=True)])
+    shards = [math.prod(lax.axis_size(a) for a in names) for names in axes]
+    return np.array([float(math.prod(shape) * s) for shape, s in zip(shapes, shards, strict=True)])
 
 
 def shard_axes(names: Sequence[str], leaves: Sequence[Any], axis_name: AxisName) -> tuple[Axes, ...]:
@@ -107,12 +111,13 @@ def _varying(x: Any) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 
 
-def _over_shards(parts: Sequence[jax.Array], axes: Sequence[Axes]) -> list[jax.Array]:
-    """Every part summed over its axes: one ``psum`` for each set of axes, in the same order on all devices."""
-    out = list(parts)
+def _over_shards(parts: jax.Array, axes: Sequence[Axes]) -> jax.Array:
+    """Each row summed over the mesh axes of its leaf: one ``psum`` for each set of axes, in the order of the
+    leaves, which is the same on all devices."""
+    rows = list(parts) if any(axes) else []
     for names in dict.fromkeys(axes):
+        where = [i for i, a in enumerate(axes) if a == names]
         if names:
-            where = [i for i, a in enumerate(axes) if a == names]
-            for i, total in zip(where, lax.psum([parts[i] for i in where], names), strict=True):
-                out[i] = total
-    return out
+            for i, total in zip(where, lax.psum([rows[i] for i in where], names), strict=True):
+                rows[i] = total
+    return jnp.stack(rows) if rows else parts

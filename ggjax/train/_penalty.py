@@ -8,7 +8,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from ggjax._internal import trees
-from ggjax.train import _law
+from ggjax.train import _law, _packs
 
 
 def penalty(
@@ -50,7 +50,8 @@ def _penalty(leaves: list[Any], eps: Any, gg_shape: Any) -> jax.Array:
     if not arrays:
         return jnp.zeros((), jnp.float32)
     here = ((),) * len(arrays)  # no leaf is summed over a mesh
-    law = _law.fit(lax.stop_gradient(arrays), gg_shape, axes=here, per_leaf=False)
+    packing = _packs.plan(arrays, arrays, allowed=False)
+    law = _law.fit(lax.stop_gradient(arrays), gg_shape, packing=packing, axes=here, per_leaf=False)
     nu, eps = jnp.asarray(law.nu if gg_shape is None else gg_shape), jnp.asarray(eps)
     dtype = trees.wide_dtype(*(x.dtype for x in arrays))
     total = jnp.zeros((), dtype)
@@ -59,4 +60,4 @@ def _penalty(leaves: list[Any], eps: Any, gg_shape: Any) -> jax.Array:
         size = jnp.sign(x) * x  # |x|, but with gradient 0 at 0 (that of jnp.abs is 1 there)
         powers = jnp.exp(nu.astype(x.dtype) * jnp.log(size + eps.astype(x.dtype)))  # faster than a power
         total = total + jnp.where(fitted, jnp.sum(powers), 0).astype(dtype)
-    return total / _law.size(law.fitted, arrays, here).astype(dtype)
+    return total / _law.size(law.fitted, packing.shapes, here).astype(dtype)
