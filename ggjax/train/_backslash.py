@@ -137,11 +137,11 @@ def backslash(
 
     Example:
       >>> import jax.numpy as jnp, optax, ggjax
-      >>> schedule = optax.cosine_decay_schedule(1e-2, decay_steps=100)
-      >>> shrink = ggjax.backslash(strength=0.02, learning_rate=schedule, clamp=True)
-      >>> tx = optax.chain(optax.adam(schedule), shrink)
+      >>> rate = 1e-2  # or a schedule
+      >>> shrink = ggjax.backslash(strength=0.02, learning_rate=rate, clamp=True)
+      >>> tx = optax.chain(optax.sgd(rate), shrink)
       >>> params = {"kernel": jnp.array([[0.5, -0.25], [0.0, 1e-5]]), "bias": jnp.array([0.1])}
-      >>> grads = {"kernel": jnp.array([[1e-3, 0.0], [0.0, 0.0]]), "bias": jnp.array([0.0])}
+      >>> grads = {"kernel": jnp.full((2, 2), 1e-4), "bias": jnp.array([0.0])}
       >>> updates, state = tx.update(grads, tx.init(params), params)
       >>> new = optax.apply_updates(params, updates)["kernel"]
       >>> bool((jnp.abs(new) <= jnp.abs(params["kernel"])).all()), float(new[1, 1])

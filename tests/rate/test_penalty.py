@@ -40,4 +40,5 @@ def test_penalty_dtypes_and_errors():
                 rate.penalty(half, **{name: bad})
     with pytest.raises(ValueError, match="leaf 'w': expected finite weights, got inf"):
         rate.penalty({"w": jnp.array([jnp.inf])})
-    assert jnp.isnan(jax.jit(rate.penalty)({"w": jnp.array([jnp.nan])}))
+    # Under jit a leaf that no law fits is left out, as backslash leaves it.
+    assert jax.jit(rate.penalty)({"w": jnp.array([jnp.nan])}) == 0
