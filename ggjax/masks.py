@@ -12,11 +12,13 @@ from ggjax._internal import names, trees
 
 
 def kernels(params: Any) -> Any:
-    """True for the leaves that hold connections: those of two and more axes, embeddings among them.
+    """True for the leaves that hold connections: those of two and more axes, embeddings and tokens among them.
 
-    Biases, scales of normalization layers and their statistics are left out, by name too, so that those of
-    layers stacked by ``nn.scan`` or ``vmap``, which have two axes, do not count as kernels. In a tree without
-    any kernel (a linear model whose weights are one vector, say) all floating leaves are selected.
+    Left out by name are biases, scales of normalization layers and their statistics (so that those of layers
+    stacked by ``nn.scan`` or ``vmap``, which have two axes, do not count as kernels), parameters such as
+    temperatures and layer scales, and buffers that are no weights: causal masks, rotary frequencies, caches. In
+    a tree without any kernel (a linear model whose weights are one vector, say) all floating leaves but buffers
+    and statistics are selected.
 
     Args:
       params: a tree of arrays, or of ``jax.ShapeDtypeStruct``.
@@ -28,8 +30,8 @@ def kernels(params: Any) -> Any:
     >>> kernels({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "norm": {"scale": jnp.ones((4, 3))}})
     {'bias': False, 'kernel': True, 'norm': {'scale': False}}
     """
-    found = jax.tree_util.tree_map_with_path(_is_kernel, params)
-    return found if any(jax.tree.leaves(found)) else floating(params)
+    found = _by_kind(params, _NO_KERNELS, least_axes=2)
+    return found if any(jax.tree.leaves(found)) else _by_kind(params, _NO_PARAMETERS, least_axes=0)
 
 
 def floating(params: Any) -> Any:
@@ -42,7 +44,16 @@ def floating(params: Any) -> Any:
     return jax.tree.map(trees.is_weight, params)
 
 
-def _is_kernel(path: Any, leaf: Any) -> bool:
-    if not trees.is_weight(leaf) or len(leaf.shape) < 2:
-        return False
-    return names.kind_of(trees.leaf_name(path)) not in ("bias", "scale", "statistic")
+_NO_PARAMETERS: tuple[names.Kind, ...] = ("buffer", "statistic")
+_NO_KERNELS: tuple[names.Kind, ...] = (*_NO_PARAMETERS, "bias", "scale", "special")
+
+
+def _by_kind(params: Any, excluded: tuple[names.Kind, ...], least_axes: int) -> Any:
+    """True for floating leaves of so many axes and more whose name is of no excluded kind."""
+
+    def chosen(path: Any, leaf: Any) -> bool:
+        if not trees.is_weight(leaf) or len(leaf.shape) < least_axes:
+            return False
+        return names.kind_of(trees.leaf_name(path)) not in excluded
+
+    return jax.tree_util.tree_map_with_path(chosen, params)

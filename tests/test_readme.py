@@ -1,38 +1,86 @@
-"""The README's promises: its Python runs, and CI runs its test command and nothing else."""
+"""The README's promises: its programs print what it says, its figures are those of their commands, and CI runs
+its test command and nothing else."""
 
+import json
 import pathlib
 import re
+
+import numpy as np
+import pytest
+
+from ggjax.app import _training
+from tests.benchmarks import arms, arms_report
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(language, heading=None):
+    """The code blocks of a language, in all of the README or in the section of a heading."""
+    text = README.split(f"\n{heading}\n")[1].split("\n## ")[0] if heading else README
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def test_ci_runs_the_test_command_and_nothing_else():
     commands = [line for line in (ROOT / ".ci/run").read_text().splitlines() if not line.startswith("#")]
     assert commands[:2] == ["set -eu", 'cd "$(dirname "$0")/.."']
-    assert commands[2:] == [blocks("sh")[1].strip()]
+    assert commands[2:] == [block.strip() for block in blocks("sh", "## Development")]
 
 
-def test_the_two_commands_open_it():
-    demo, test = (b.strip() for b in blocks("sh")[:2])
-    assert demo.endswith("&& ggjax demo") and "venv" in demo and "[demo]" in demo
-    assert "[test]" in test and "pytest" in test and "ruff" in test and "pyrefly" in test
+def test_one_command_installs_it_and_shows_it():
+    (command,) = (block.strip() for block in blocks("sh", "## Install"))
+    assert command.endswith("&& ggjax demo") and "venv" in command and "[demo]" in command
 
 
-def test_the_python_runs(capsys, tmp_path, monkeypatch):
+PROGRAMS = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_every_program_is_followed_by_what_it_prints():
+    assert [code for code, _ in PROGRAMS] == blocks("python") and len(PROGRAMS) == 3
+
+
+@pytest.mark.parametrize(("code", "printed"), PROGRAMS, ids=range(len(PROGRAMS)))
+def test_a_program_prints_what_stands_below_it(code, printed, capsys, tmp_path, monkeypatch):
     import jax
 
-    monkeypatch.chdir(tmp_path)  # it writes a file
-
-    (code,) = blocks("python")
+    monkeypatch.chdir(tmp_path)  # one writes a file
     with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
         exec(compile(code, "README.md", "exec"), {})
-    out = capsys.readouterr().out
-    assert "bits per parameter at step" in out and "nu" in out
+    words, numbers = words_and_numbers(capsys.readouterr().out)
+    expected_words, expected_numbers = words_and_numbers(printed)
+    assert words == expected_words
+    # A training differs in its last digits from machine to machine.
+    np.testing.assert_allclose(numbers, expected_numbers, rtol=0.02, atol=0.02)
+
+
+def words_and_numbers(text):
+    """The words of a text, with a placeholder for each number, and the numbers."""
+    number = r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?"
+    found = [float(x.replace(",", "")) for x in re.findall(number, text)]
+    return re.sub(number, "#", text).split(), found
+
+
+def test_the_arms_are_those_of_their_last_run():
+    found = json.loads((ROOT / "tests/benchmarks/arms.json").read_text())
+    table = README.split("<!-- arms table -->")[1].split("<!-- end of arms table -->")[0]
+    assert table.strip() == arms_report.markdown(found).strip()
+    settings = dict(found["settings"])
+    del settings["parameters"]
+    assert settings == arms.used(_training.FULL)
+
+
+def test_the_demo_begins_with_what_the_arms_chose():
+    found = json.loads((ROOT / "tests/benchmarks/arms.json").read_text())
+    rows = {row["arm"]: row for row in found["table"]}
+    assert rows["init"]["init"] == rows["backslash"]["init"] == _training.FULL.xi
+    assert rows["backslash"]["strength"] == _training.FULL.strength
+
+
+def test_every_command_in_the_readme_is_there():
+    modules = set(re.findall(r"python -m (tests\.[\w.]+)", README))
+    assert {"tests.benchmarks.arms", "tests.benchmarks.bench_core"} <= modules
+    for module in modules:
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
 
 
 def test_every_public_name_is_documented():

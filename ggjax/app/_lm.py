@@ -22,14 +22,15 @@ SKIPPED = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
 )
 HELD_OUT = 10
-"""Every tenth file is held out."""
+"""Every tenth file is held out, for validation and for testing by turns."""
 
 
 class Text(NamedTuple):
     """The text as bytes, uint8 arrays on the device."""
 
     train: jax.Array
-    test: jax.Array
+    validation: jax.Array  # to choose settings by
+    test: jax.Array  # to report the result of what was chosen
 
 
 class Model(nn.Module):
@@ -85,7 +86,8 @@ def load_text(root: str | pathlib.Path | None = None) -> Text:
       root: folder to read; None for the running interpreter's library.
 
     Returns:
-      The text of nine files in ten to train on, and that of every tenth to test on.
+      The text of nine files in ten to train on; of the tenths, every other one is for validation, the rest
+      for testing.
 
     Raises:
       FileNotFoundError: the folder holds too little Python source (some systems ship it without).
@@ -93,14 +95,13 @@ def load_text(root: str | pathlib.Path | None = None) -> Text:
     root = pathlib.Path(root or sysconfig.get_paths()["stdlib"])
     files = sorted(p for p in root.rglob("*.py") if not SKIPPED.intersection(p.relative_to(root).parts))
     files = [p for p in files if not p.name.startswith("_sysconfigdata")]  # differs from machine to machine
-    parts: tuple[list[bytes], list[bytes]] = ([], [])
-    for i, path in enumerate(files):
-        parts[i % HELD_OUT == HELD_OUT - 1].append(path.read_bytes())
-    train, test = (np.frombuffer(b"".join(p), np.uint8) for p in parts)
-    if len(train) < 100_000 or len(test) < 10_000:
-        found = f"{len(files)} files, {len(train) + len(test)} bytes"
+    held_out = files[HELD_OUT - 1 :: HELD_OUT]
+    splits = [sorted(set(files) - set(held_out)), held_out[::2], held_out[1::2]]
+    text = [np.frombuffer(b"".join(p.read_bytes() for p in split), np.uint8) for split in splits]
+    if any(len(part) < least for part, least in zip(text, (100_000, 5_000, 5_000), strict=True)):
+        found = f"{len(files)} files, {sum(map(len, text))} bytes"
         raise FileNotFoundError(f"too little Python source under {root} to train on ({found})")
-    return Text(jnp.asarray(train), jnp.asarray(test))
+    return Text(*map(jnp.asarray, text))
 
 
 def init(model: Model, seed: int, context: int = 16) -> Any:
@@ -153,11 +154,11 @@ def _windows(text: jax.Array, key: jax.Array, batch: int, context: int) -> jax.A
     return jax.vmap(lambda s: lax.dynamic_slice(text, (s,), (context + 1,)))(starts)
 
 
-def held_out(text: Text, count: int, context: int) -> jax.Array:
-    """Windows of held-out bytes (at most count, context + 1), spread evenly over the held-out files."""
-    last = text.test.size - context - 1
+def windows_of(text: jax.Array, count: int, context: int) -> jax.Array:
+    """Windows of bytes (at most count, context + 1), spread evenly over the text, without overlap."""
+    last = text.size - context - 1
     starts = np.linspace(0, last, min(count, last // context), dtype=np.int32)
-    return text.test[starts[:, None] + np.arange(context + 1, dtype=np.int32)[None]]
+    return text[starts[:, None] + np.arange(context + 1, dtype=np.int32)[None]]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "batch"))

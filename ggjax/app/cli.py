@@ -13,12 +13,15 @@ from typing import Any, NoReturn
 
 DEMO = """\
 Train a byte-level language model on the source text of the Python standard library (nothing is downloaded),
-twice, with as many steps on the same bytes:
+twice, from the same initial weights and with as many steps on the same bytes:
 
-  (a) Glorot initialization and Adam
-  (b) GG initialization, Adam and BackSlash, then fine-tuning without BackSlash
+  (a) with Adam
+  (b) with Adam and BackSlash, then fine-tuned with Adam alone
 
-then reshape the weights of (b) by DeepShape, train a little more, round all of them to RF8, and write all of
+The initial weights are the Gaussian ones that suit (a) best, of a quarter of Glorot's variance;
+python -m tests.benchmarks.arms measures what they give by themselves.
+
+Then reshape the weights of (b) by DeepShape, train a little more, round all of them to RF8, and write all of
 them to compressed files.
 
 Prints one table (test loss in bits per byte, shape nu of the fitted law, bits per parameter at three

@@ -8,68 +8,49 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ggjax import codec, rate
-from ggjax._internal.atomic import check_target
-from ggjax.codec import _compress, _format, _safetensors, _sources, _steps, _write
+from ggjax.codec import container, quantize
 
 OPTIONS = ("step", "bits", "snr_db", "step_per_std", "rf8", "lossless", "dead_zone", "centroids", "coder")
-
-Pairs = list[tuple[Path, Path]]
 
 
 def compress(args: argparse.Namespace) -> int:
     """Compress a checkpoint, of one file or of several with an index."""
     options = {name: getattr(args, name) for name in OPTIONS}
-    _compress.options(**options)
     select = _selector(args)
-    pairs, index = _plan(args.input, args.out, compressed=True)
-    if not args.dry_run:
-        _make_room(pairs, index, args)
-    taken = []
-    with _bar([s for s, _ in pairs], args, "compressing") as progress:
-        for source, target in pairs:
-            chosen = None if args.dry_run else target
-            keywords: dict[str, Any] = {"select": select, "overwrite": args.force, "progress": progress}
-            taken.append(codec.compress_file(source, chosen, **keywords, **options))
-    if index and not args.dry_run:
-        _write_index(index, args, [t for _, t in pairs])
-    _report(args, pairs, taken, index)
+    with _bar(args, "compressing", plain=True) as progress, _force_hint():
+        keywords: dict[str, Any] = {"select": select, "overwrite": args.force, "progress": progress}
+        keywords |= {"dry_run": args.dry_run, **options}
+        result = container.compress_checkpoint(args.input, args.out, **keywords)
+    _report(args, result)
     return 0
 
 
 def decompress(args: argparse.Namespace) -> int:
     """Write the plain checkpoint of a compressed one."""
-    pairs, index = _plan(args.input, args.out, compressed=False)
-    if index and _has_blocks(args.input):  # leaves that lie in several files go to one
-        name = index.name.removesuffix(_sources.INDEX_SUFFIX)
-        pairs, index = [(args.input, index.with_name(f"{name}.safetensors"))], None
-    _make_room(pairs, index, args)
-    taken = []
-    with _bar(_sources.files_of(args.input), args, "decompressing") as progress:
-        for source, target in pairs:
-            taken.append(codec.decompress_file(source, target, overwrite=args.force, progress=progress))
-    if index:
-        _write_index(index, args, [t for _, t in pairs])
-    _report(args, pairs, taken, index)
+    with _bar(args, "decompressing") as progress, _force_hint():
+        result = container.decompress_checkpoint(args.input, args.out, overwrite=args.force, progress=progress)
+    _report(args, result)
     return 0
 
 
-def _has_blocks(index: Path) -> bool:
-    """Whether a checkpoint has leaves that are stored in blocks."""
-    with _sources.opened(index) as checkpoint:
-        stored = [s.stored for sources in checkpoint.leaves.values() for s in sources]
-    return any(s is not None and s.start is not None for s in stored)
+@contextmanager
+def _force_hint() -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError as e:
+        raise FileExistsError(f"{e}: --force replaces it") from None
 
 
 def info(args: argparse.Namespace) -> int:
     """Print what compressed files hold, from their headers."""
-    with _sources.opened(args.input, partial=True) as checkpoint:
-        found = [(str(f.path), _sources.info([(f, meta)])) for f, meta in checkpoint.files]
+    with container.opened(args.input, partial=True) as checkpoint:
+        paths = [str(f.path) for f, _ in checkpoint.files]
+        found = list(zip(paths, container.info_of_files(checkpoint), strict=True))
     if args.json:
         told = [{"file": path, **i._asdict(), "tensors": [t._asdict() for t in i.tensors]} for path, i in found]
         print(json.dumps(told))
@@ -89,7 +70,7 @@ def info(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Check and decode all of a compressed checkpoint."""
-    with _bar(_sources.files_of(args.input), args, "verifying") as progress:
+    with _bar(args, "verifying") as progress:
         i = codec.verify_file(args.input, progress=progress)
     if args.json:
         print(json.dumps({"file": str(args.input), "tensors": len(i.tensors), "bytes": i.nbytes}))
@@ -101,17 +82,17 @@ def verify(args: argparse.Namespace) -> int:
 def stats(args: argparse.Namespace) -> int:
     """Print the law, the entropy and the error of every tensor of a checkpoint."""
     select = _selector(args)
-    want = _steps.Want(args.step, args.bits, args.snr_db, args.step_per_std)
-    if want == _steps.Want():
-        want = _steps.Want(step_per_std=0.25)
-    _steps.check(want)
+    want = quantize.Want(args.step, args.bits, args.snr_db, args.step_per_std)
+    if want == quantize.Want():
+        want = quantize.Want(step_per_std=0.25)
+    quantize.check_want(want)
     found: list[dict[str, Any]] = []
     with (
-        _bar(_sources.files_of(args.input), args, "measuring") as progress,
-        _sources.opened(args.input, plain=True) as checkpoint,
+        _bar(args, "measuring", plain=True) as progress,
+        container.opened(args.input, plain=True) as checkpoint,
     ):
-        for name, x in _sources.load(checkpoint.leaves, checkpoint.leaves):
-            if select(name) and _compress.codable(x, "uniform"):
+        for name, x in container.load(checkpoint.leaves, checkpoint.leaves):
+            if select(name) and quantize.is_codable(x, "uniform"):
                 found.append(_stats_of(name, x, want))
             progress(name, x.nbytes)
     if args.json:
@@ -131,10 +112,10 @@ def stats(args: argparse.Namespace) -> int:
     return 0
 
 
-def _stats_of(name: str, x: np.ndarray, want: _steps.Want) -> dict[str, Any]:
+def _stats_of(name: str, x: np.ndarray, want: quantize.Want) -> dict[str, Any]:
     """One row of ``stats``."""
     narrow = x.astype(np.float32, copy=False)
-    step = _compress.checked_step(name, [narrow], _compress.Options("uniform", want))
+    step = quantize.step_for(name, [narrow], "uniform", want)
     row = rate.report({name: narrow}, float(step), codes=("entropy", "gg")).total
     t = narrow.reshape(-1)
     noise = power = 0.0
@@ -153,56 +134,6 @@ def _stats_of(name: str, x: np.ndarray, want: _steps.Want) -> dict[str, Any]:
         **bits,
         "snr_db": snr,
     }
-
-
-# Which files, which tensors.
-
-
-def _plan(source: Path, out: Path | None, *, compressed: bool) -> tuple[Pairs, Path | None]:
-    """(source, target) of every file of a checkpoint, and the index to write, if it has one."""
-    files = _sources.files_of(source)
-    if source.suffix != ".json":
-        return [(source, out or source.with_name(_renamed(source.name, compressed)))], None
-    json.loads(source.read_text("utf-8"))
-    folder = out or source.parent
-    name = source.name.removesuffix(_sources.INDEX_SUFFIX)
-    name = f"{name}.ggjax" if compressed else name.removesuffix(".ggjax")
-    pairs = [(f, folder / _renamed(f.name, compressed)) for f in files]
-    return pairs, folder / f"{name}{_sources.INDEX_SUFFIX}"
-
-
-def _renamed(name: str, compressed: bool) -> str:
-    if compressed:
-        return name.removesuffix(".safetensors") + _sources.SUFFIX
-    plain = name.removesuffix(_sources.SUFFIX)
-    return (plain if plain != name else name.removesuffix(".safetensors") + ".plain") + ".safetensors"
-
-
-def _make_room(pairs: Pairs, index: Path | None, args: argparse.Namespace) -> None:
-    """Nothing is overwritten without --force, and never the input; then the folder is there."""
-    sources = [p for p in (args.input, *_sources.files_of(args.input)) if p.exists()]
-    targets = [*(t for _, t in pairs), *([index] if index else [])]
-    for path in targets:
-        if path.exists() and any(os.path.samefile(path, s) for s in sources):
-            raise ValueError(f"{path} is the input: choose another output with -o")
-        if path.exists() and not path.is_dir() and not args.force:
-            raise FileExistsError(f"{path} exists already: --force replaces it")
-    if index or args.input.suffix == ".json":
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
-    for path in targets:
-        check_target(path, overwrite=args.force)
-
-
-def _write_index(path: Path, args: argparse.Namespace, files: list[Path]) -> None:
-    """Write the index of the files just written, by what is in them."""
-    old = json.loads(args.input.read_text("utf-8"))
-    weight_map, total = {}, 0
-    for file in files:
-        with _safetensors.opened(file) as f:
-            weight_map |= dict.fromkeys(f.header.entries, file.name)
-            total += sum(e.nbytes for e in f.header.entries.values())
-    metadata = {**(old.get("metadata") or {}), "total_size": total}
-    _write.write_index(path, {**old, "metadata": metadata, "weight_map": weight_map}, overwrite=args.force)
 
 
 def _selector(args: argparse.Namespace) -> Callable[[str], bool]:
@@ -226,19 +157,19 @@ def _regex(option: str, text: str) -> re.Pattern[str]:
 # What is shown.
 
 
-def _report(args: argparse.Namespace, pairs: Pairs, taken: list[int], index: Path | None) -> None:
+def _report(args: argparse.Namespace, result: container.Result) -> None:
     dry = getattr(args, "dry_run", False)
-    sizes = [sum(map(os.path.getsize, _sources.files_of(source))) for source, _ in pairs]
+    sizes = [sum(map(os.path.getsize, container.index_of(f.source).files)) for f in result.files]
     if args.json:
         keys = ("input", "output", "input_bytes", "output_bytes")
-        rows = [(str(s), str(t), *n) for (s, t), *n in zip(pairs, sizes, taken, strict=True)]
-        extra = {"index": str(index)} if index else {}
+        rows = [(str(f.source), str(f.target), n, f.nbytes) for f, n in zip(result.files, sizes, strict=True)]
+        extra = {"index": str(result.index)} if result.index else {}
         print(json.dumps({"files": [dict(zip(keys, r, strict=True)) for r in rows], "dry_run": dry, **extra}))
     elif not args.quiet:
         verb = "would write" if dry else "wrote"
-        for (_, target), before, after in zip(pairs, sizes, taken, strict=True):
-            share = 100 * after / max(before, 1)
-            print(f"{verb} {target}: {after:,} bytes, {share:.1f} % of {before:,}")
+        for f, before in zip(result.files, sizes, strict=True):
+            share = 100 * f.nbytes / max(before, 1)
+            print(f"{verb} {f.target}: {f.nbytes:,} bytes, {share:.1f} % of {before:,}")
 
 
 def _shown(name: str) -> str:
@@ -249,7 +180,7 @@ def _shown(name: str) -> str:
 
 
 @contextmanager
-def _bar(files: list[Path], args: argparse.Namespace, verb: str) -> Iterator[Callable[[str, int], None]]:
+def _bar(args: argparse.Namespace, verb: str, *, plain: bool = False) -> Iterator[Callable[[str, int], None]]:
     """One bar over the bytes of all tensors, on a terminal; a line a tensor with -v."""
 
     def line(name: str, nbytes: int) -> None:
@@ -263,8 +194,10 @@ def _bar(files: list[Path], args: argparse.Namespace, verb: str) -> Iterator[Cal
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with container.opened(args.input, plain=plain) as checkpoint:
+        total = container.plain_bytes(checkpoint)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(verb, total=sum(map(_plain_bytes, files)))
+        task = bar.add_task(verb, total=total)
 
         def advance(name: str, nbytes: int) -> None:
             if args.verbose:
@@ -272,15 +205,6 @@ def _bar(files: list[Path], args: argparse.Namespace, verb: str) -> Iterator[Cal
             bar.advance(task, nbytes)
 
         yield advance
-
-
-def _plain_bytes(path: Path) -> int:
-    """The bytes of all tensors of a file, before compression."""
-    with _safetensors.opened(path) as f:
-        if not _format.is_compressed(f.header):
-            return sum(e.nbytes for e in f.header.entries.values())
-        stored = _format.load(path, f.header).tensors.values()
-    return sum(math.prod(s.shape) * np.dtype(_safetensors.DTYPES[s.dtype]).itemsize for s in stored)
 
 
 def _table(rows: Sequence[tuple[str, ...]], left: int) -> str:

@@ -12,7 +12,7 @@ from ggjax import gennorm
 
 BLUE, ORANGE, GREEN, GREY, INK = "#3b6fb6", "#d9622b", "#2a8f6d", "#a5a9b0", "#24272c"
 COLORS = {"adam": BLUE, "backslash": ORANGE, "deepshape": GREEN, "post_trained": GREEN}
-NAMES = {"adam": "Glorot + Adam", "backslash": "GG init + Adam + BackSlash"}
+NAMES = {"adam": "Adam", "backslash": "Adam + BackSlash, from the same init"}
 
 
 def histogram(
@@ -107,7 +107,7 @@ def frontier(points: Sequence[Mapping[str, Any]], ax: Axes | None = None, *, los
 
 
 def life(models: Mapping[str, Any], results: Mapping[str, Any]) -> Figure:
-    """The demo's picture: the weights after each of the two trainings, around DeepShape, and the frontier.
+    """The demo's picture: the weights after each of the two trainings, those around DeepShape, the frontier.
 
     Args:
       models: parameters by name: "adam", "backslash", "deepshape", "post_trained".
@@ -134,7 +134,7 @@ def life(models: Mapping[str, Any], results: Mapping[str, Any]) -> Figure:
     ax.set_ylim(bottom=0.1)
     ax.set_title("DeepShape: the same weights reshaped")
     frontier(results["frontier"], axes[1, 1], loss=results["table"][0]["loss"])
-    axes[1, 1].set_title("Size against loss at quantization steps $2^{-10}$ to $2^{-4}$")
+    axes[1, 1].set_title("Size against loss at quantization steps $2^{-10}$ to $2^{-3}$")
     return figure
 
 

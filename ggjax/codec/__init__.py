@@ -1,16 +1,19 @@
-"""The codec: compressed trees of weights, and files of them."""
+"""The codec: compressed trees of weights, and files of them.
 
-from ggjax.codec._checkpoint import compress_file as compress_file
-from ggjax.codec._checkpoint import decompress_file as decompress_file
+``quantize`` turns weights into levels and keys, ``entropy`` keys into words, ``container`` words into files.
+"""
+
 from ggjax.codec._coded import Coded as Coded
-from ggjax.codec._compress import Blocks as Blocks
-from ggjax.codec._compress import Compressed as Compressed
 from ggjax.codec._compress import compress as compress
-from ggjax.codec._compress import decompress as decompress
-from ggjax.codec._file import inspect_file as inspect_file
-from ggjax.codec._file import load_file as load_file
-from ggjax.codec._file import save_file as save_file
-from ggjax.codec._file import verify_file as verify_file
-from ggjax.codec._safetensors import FormatError as FormatError
-from ggjax.codec._sources import FileInfo as FileInfo
-from ggjax.codec._sources import TensorInfo as TensorInfo
+from ggjax.codec._compressed import Blocks as Blocks
+from ggjax.codec._compressed import Compressed as Compressed
+from ggjax.codec._decompress import decompress as decompress
+from ggjax.codec.container._checkpoint import compress_file as compress_file
+from ggjax.codec.container._checkpoint import decompress_file as decompress_file
+from ggjax.codec.container._file import inspect_file as inspect_file
+from ggjax.codec.container._file import load_file as load_file
+from ggjax.codec.container._file import save_file as save_file
+from ggjax.codec.container._file import verify_file as verify_file
+from ggjax.codec.container._info import FileInfo as FileInfo
+from ggjax.codec.container._info import TensorInfo as TensorInfo
+from ggjax.codec.container._safetensors import FormatError as FormatError

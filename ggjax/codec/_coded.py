@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ggjax.codec import _planes, _rans, _tokens
-from ggjax.codec._keys import Kind
-
-MIN_SIZE = 1024
-"""Arrays with fewer elements are kept as they are."""
+from ggjax.codec.entropy import _models, _tokens
+from ggjax.codec.entropy._coders import CODERS
+from ggjax.codec.quantize._keys import Kind
 
 
 class Part(NamedTuple):
@@ -47,17 +45,35 @@ class Meta(NamedTuple):
         return math.prod(self.shape)
 
     @property
+    def rows(self) -> int:
+        """How many rows have a class."""
+        return self.shape[self.axis] if self.axis is not None else 0
+
+    @property
     def class_bits(self) -> int:
         """Bits of the class of a row."""
         return (len(self.parts) - 1).bit_length() if self.axis is not None else 0
 
 
-@jax.tree_util.register_dataclass
+STREAMS = {
+    "words": np.uint16,
+    "states": np.uint32,
+    "counts": np.uint16,
+    "raw": np.uint8,
+    "exceptions": np.uint32,
+    "tables": np.uint16,
+    "classes": np.uint8,
+}
+"""The streams of a coded array and their dtypes (with coder "rans")."""
+
+
+@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Coded:
-    """One coded array: a pytree of seven arrays, so it passes through jit and checkpoints.
+    """One coded array: a pytree of its streams, so it passes through jit and checkpoints.
 
-    Chunks stand in order, part by part; lanes in order within a chunk.
+    Chunks stand in order, part by part; lanes in order within a chunk. A stream that is empty is no leaf of the
+    tree, since checkpoint libraries refuse arrays without elements.
 
     - words: uint16, the words of all lanes, one lane after another (with coder "zstd": uint8, one frame a
       chunk)
@@ -65,7 +81,7 @@ class Coded:
     - counts: uint16 (lanes,), the words of each lane ("zstd": uint32 (chunks,), the bytes of each frame)
     - raw: uint8, the raw bits of all chunks
     - exceptions: uint32, the keys outside the windows, in order
-    - tables: uint16 (tables, 256), frequencies that sum to 2^14
+    - tables: uint16 (tables, 256), frequencies that sum to 2^14 ("zstd": no tables)
     - classes: uint8, the class of each row of the array, packed in ``meta.class_bits`` bits; empty for one part
     """
 
@@ -76,7 +92,12 @@ class Coded:
     exceptions: Any
     tables: Any
     classes: Any
-    meta: Meta = dataclasses.field(metadata={"static": True})
+    meta: Meta
+
+    @property
+    def streams(self) -> tuple[Any, ...]:
+        """The seven streams, in order."""
+        return tuple(getattr(self, name) for name in STREAMS)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,35 +117,26 @@ class Coded:
     @property
     def nbytes(self) -> int:
         """The bytes that the streams and the tables take in a file, without the metadata of the file."""
-        return self.stream_bytes + table_bytes(np.asarray(self.tables))
+        return self.stream_bytes + sum(len(_models.pack(t)) for t in np.asarray(self.tables))
 
     @property
     def stream_bytes(self) -> int:
         """The bytes of its tensor in a file."""
         streams = [self.words, self.states, self.raw, self.exceptions, self.classes]
-        if self.meta.coder == "rans":
+        if CODERS[self.meta.coder].has_tables:  # otherwise the table of chunks in the metadata has the counts
             streams.append(self.counts)
         return sum(s.nbytes for s in streams)
 
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        """The streams that are not empty, for JAX."""
+        held = tuple(n for n, x in zip(STREAMS, self.streams, strict=True) if getattr(x, "size", 1) != 0)
+        children = tuple((jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in held)
+        return children, (held, self.meta)
 
-def table_bytes(tables: np.ndarray) -> int:
-    """The bytes that tables take in a file."""
-    from ggjax.codec import _models
-
-    return sum(len(_models.pack(t)) for t in tables)
-
-
-def chunk_sizes(size: int) -> list[int]:
-    """The symbols of every chunk of a part."""
-    full, rest = divmod(size, _tokens.CHUNK)
-    return [_tokens.CHUNK] * full + [rest] * (rest > 0)
-
-
-def lanes(size: int) -> int:
-    """The lanes of a chunk of so many symbols: symbol i is number i // lanes of lane i % lanes."""
-    return min(-(-size // _rans.STEPS), _rans.LANES)
-
-
-def raw_bytes(size: int, shift: int) -> int:
-    """The bytes of the raw bits of a chunk."""
-    return _planes.nbytes(size, shift)
+    @classmethod
+    def tree_unflatten(cls, aux: Any, children: Any) -> "Coded":
+        """A coded array of some streams, the others empty, for JAX."""
+        held, meta = aux
+        shape = {"tables": (0, _models.TOKENS)}
+        empty = {n: np.zeros(shape.get(n, (0,)), d) for n, d in STREAMS.items() if n not in held}
+        return cls(**empty, **dict(zip(held, children, strict=True)), meta=meta)

@@ -1,26 +1,24 @@
-"""From arrays to their coded form: windows, tokens and tables on the way, chunks to lanes at the end."""
+"""From arrays to their coded form: windows, tokens and tables on the way, the entropy code at the end."""
 
 import functools
 import itertools
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from ggjax.codec import _coded, _keys, _models, _planes, _rans, _rows, _tokens
 from ggjax.codec._coded import Coded, Meta, Part
-
-BATCH = 32
-"""Chunks that are coded at a time, at most: 1024 lanes."""
+from ggjax.codec._host import bucket, concatenated, padded
+from ggjax.codec.entropy import _models, _planes, _tokens
+from ggjax.codec.entropy._coders import CODERS
+from ggjax.codec.entropy._lanes import CHUNK
+from ggjax.codec.quantize import _keys, _rows
 
 _GROUP = 4
 """Chunks that are turned into tokens at a time, at most."""
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 class Tokens(NamedTuple):
@@ -102,10 +100,10 @@ def _tokenize(
     chunks, raws, beyond = [], [], []
     counts = np.zeros(_models.TOKENS, np.int64)
     scalars = (step, np.float32(dead_zone), np.uint32(zeros))
-    for start in range(0, len(flat), _GROUP * _tokens.CHUNK):
-        x = flat[start : start + _GROUP * _tokens.CHUNK]
-        token, raw, count = _tokens.tokenize(
-            _in_chunks(x),
+    for start in range(0, len(flat), _GROUP * CHUNK):
+        x = flat[start : start + _GROUP * CHUNK]
+        token, raw, count = _tokens_of_chunks(
+            padded(x, _bucket_of_chunks(len(x))).reshape(-1, CHUNK),
             np.int32(len(x)),
             *scalars,
             np.uint32(bins.base),
@@ -115,43 +113,55 @@ def _tokenize(
         )
         token = np.asarray(token).reshape(-1)[: len(x)]
         counts += np.asarray(count)
-        chunks.extend(np.split(token, range(_tokens.CHUNK, len(x), _tokens.CHUNK)))
+        chunks.extend(np.split(token, range(CHUNK, len(x), CHUNK)))
         if raw is not None:
             raws.append(_pack_raw(np.asarray(raw), len(x), bins.shift))
         if np.asarray(count)[0]:
             beyond.append(_keys_at(x[token == 0], *scalars, kind=kind))
-    return PartTokens(chunks, _concatenate(raws, np.uint8), counts, _concatenate(beyond, np.uint32))
+    return PartTokens(chunks, concatenated(raws, np.uint8), counts, concatenated(beyond, np.uint32))
 
 
-def _concatenate(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
-    if len(arrays) == 1:
-        return arrays[0]  # no copy of what may be large
-    return np.concatenate([np.zeros(0, dtype), *arrays])
+def _bucket_of_chunks(size: int) -> int:
+    """The weights of a bucket of whole chunks that holds so many."""
+    return bucket(-(-size // CHUNK)) * CHUNK
 
 
-def _in_chunks(x: np.ndarray) -> np.ndarray:
-    """The array as (chunks, CHUNK), with zeros at the end to fill a bucket: few programs are compiled."""
-    return padded(x).reshape(-1, _tokens.CHUNK)
+@functools.partial(jax.jit, static_argnames=("kind", "with_raw"))
+def _tokens_of_chunks(
+    x: jax.Array,
+    count: jax.Array,
+    step: jax.Array,
+    dead_zone: jax.Array,
+    zeros: jax.Array,
+    base: jax.Array,
+    shift: jax.Array,
+    *,
+    kind: _keys.Kind,
+    with_raw: bool,
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """(tokens uint8, raw bits uint32 or None, how often each token occurs int32 (256,)) of whole chunks.
 
+    Args:
+      x: weights (chunks, CHUNK), of which the first ``count`` count; the tokens of the others are 0.
+      count: int32.
+      step, dead_zone, zeros, base, shift: scalars.
+    """
+    token, raw = _tokens.split(_keys.keys_of(x, kind, step, dead_zone, zeros), base, shift)
+    index = jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)
+    token = jnp.where(index < count, token, 0)
 
-def padded(x: np.ndarray) -> np.ndarray:
-    """A vector with zeros at the end that make it a bucket of whole chunks long."""
-    size = bucket(-(-len(x) // _tokens.CHUNK)) * _tokens.CHUNK
-    if len(x) == size:
-        return x
-    out = np.zeros(size, x.dtype)
-    out[: len(x)] = x
-    return out
+    def add(i: Any, counts: jax.Array) -> jax.Array:  # piece by piece, which stays in a cache
+        return counts.at[lax.dynamic_index_in_dim(pieces, i, 0, False)].add(1, mode="promise_in_bounds")
 
-
-def bucket(n: int) -> int:
-    """The next power of two, or multiple of 8: how many programs there are, and how much is done in vain."""
-    return -(-n // 8) * 8 if n > 8 else 1 << (n - 1).bit_length()
+    pieces = token.reshape(-1, CHUNK // 4)
+    counts = lax.fori_loop(0, pieces.shape[0], add, jnp.zeros(_tokens.BINS + 1, jnp.int32))
+    counts = counts.at[0].add(count - x.size)
+    return token, raw if with_raw else None, counts
 
 
 def _pack_raw(raw: np.ndarray, size: int, shift: int) -> np.ndarray:
     """The raw bytes of whole chunks and of a last, shorter one."""
-    full, rest = divmod(size, _tokens.CHUNK)
+    full, rest = divmod(size, CHUNK)
     pieces = [np.asarray(_packer(shift)(raw)[:full]).reshape(-1)] if full else []
     if rest:
         pieces.append(_planes.pack(raw[full, : _planes.padded(rest)], shift))
@@ -164,94 +174,40 @@ def _packer(shift: int) -> Callable[[Any], jax.Array]:
 
 
 def _keys_at(x: np.ndarray, step: Any, dead_zone: Any, zeros: Any, *, kind: _keys.Kind) -> np.ndarray:
-    """The keys of some weights."""
-    piece = 1 << (12 if len(x) <= 1 << 12 else _tokens.CHUNK_BITS)
+    """The keys of some weights, by the program that also makes their tokens: a device may divide otherwise
+    than the host."""
+    piece = 1 << 12 if len(x) <= 1 << 12 else CHUNK
     out = []
     for start in range(0, len(x), piece):
-        padded = np.zeros(piece, x.dtype)
         some = x[start : start + piece]
-        padded[: len(some)] = some
-        out.append(np.asarray(_tokens.keys(padded, step, dead_zone, zeros, kind=kind))[: len(some)])
+        keys = _keys_of(padded(some, piece), step, dead_zone, zeros, kind=kind)
+        out.append(np.asarray(keys)[: len(some)])
     return np.concatenate(out)
 
 
-def finish(arrays: Sequence[Tokens], known: list[np.ndarray]) -> list[Coded]:
+@functools.partial(jax.jit, static_argnames="kind")
+def _keys_of(x: jax.Array, step: Any, dead_zone: Any, zeros: Any, *, kind: _keys.Kind) -> jax.Array:
+    return _keys.keys_of(x, kind, *map(jnp.asarray, (step, dead_zone, zeros)))
+
+
+def finish(arrays: Sequence[Tokens], known: list[np.ndarray], coder: str) -> list[Coded]:
     """Entropy-code arrays, all their chunks together; ``known`` as in ``choose_tables``."""
-    jobs, out, chosen = [], [], [choose_tables(t, known) for t in arrays]
-    for t, (meta, tables) in zip(arrays, chosen, strict=True):
+    jobs, chosen = [], []
+    for t in arrays:
+        if CODERS[coder].has_tables:
+            meta, tables = choose_tables(t, known)
+        else:
+            meta, tables = t.meta, np.zeros((0, _models.TOKENS), np.uint16)
+        chosen.append((meta._replace(coder=coder), tables))
         for p, tokens in zip(meta.parts, t.parts, strict=True):
-            jobs.extend((chunk, tables[p.table]) for chunk in tokens.chunks)
-    streams = iter(encode_chunks(jobs))
+            table = tables[p.table] if len(tables) else None
+            jobs.extend((chunk, table) for chunk in tokens.chunks)
+    codes = iter(CODERS[coder].encode(jobs))
+    out = []
     for t, (meta, tables) in zip(arrays, chosen, strict=True):
-        lanes = list(itertools.islice(streams, sum(len(p.chunks) for p in t.parts)))
-        states, counts, words = (np.concatenate([x[i] for x in lanes]) for i in range(3))
-        raw = _concatenate([p.raw for p in t.parts], np.uint8)
+        own = list(itertools.islice(codes, sum(len(p.chunks) for p in t.parts)))
+        words, states, counts = (np.concatenate(x) for x in zip(*own, strict=True))
+        raw = concatenated([p.raw for p in t.parts], np.uint8)
         exceptions = np.concatenate([p.exceptions for p in t.parts])
         out.append(Coded(words, states, counts, raw, exceptions, tables, t.classes, meta))
     return out
-
-
-def encode_chunks(
-    chunks: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Entropy-code chunks.
-
-    Args:
-      chunks: (tokens uint8 (n,) with n in [1, CHUNK], table uint16 (256,)) of each.
-
-    Returns:
-      (states uint32 (lanes,), counts uint16 (lanes,), words uint16) of each.
-    """
-    batches = in_batches(chunks)
-    return [stream for batch in in_parallel(_encode_batch, batches) for stream in batch]
-
-
-def in_batches(items: Sequence[_T]) -> list[Sequence[_T]]:
-    """Batches of up to ``BATCH`` items, two of them at least when there is work for two cores."""
-    size = min(BATCH, -(-len(items) // 2)) if len(items) >= 8 else BATCH
-    return [items[i : i + size] for i in range(0, len(items), size)]
-
-
-def in_parallel(f: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """``[f(x) for x in items]``, two at a time on a CPU: a program for the lanes runs on one core."""
-    items = list(items)
-    if len(items) < 2 or jax.default_backend() != "cpu" or (os.cpu_count() or 1) < 2:
-        return [f(x) for x in items]
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(f, items))
-
-
-def _encode_batch(
-    chunks: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    number = bucket(len(chunks))
-    width = _rans.LANES
-    tile = np.zeros((_rans.STEPS, number * width), np.uint8)
-    lengths = np.zeros(number * width, np.int32)
-    models = np.zeros(number * width, np.int32)
-    tables = np.zeros((number, _models.TOKENS), np.uint32)
-    rows: dict[bytes, int] = {}
-    for c, (tokens, table) in enumerate(chunks):
-        row = rows.setdefault(table.tobytes(), len(rows))
-        tables[row] = _models.encode_table(table)
-        lanes = _coded.lanes(len(tokens))
-        steps, rest = divmod(len(tokens), lanes)
-        at = c * width
-        tile[:steps, at : at + lanes] = tokens[: steps * lanes].reshape(steps, lanes)
-        if rest:
-            tile[steps, at : at + rest] = tokens[steps * lanes :]
-        lengths[at : at + lanes] = steps
-        lengths[at : at + rest] += 1
-        models[at : at + width] = row
-    out = _rans.encode(tile, lengths, models, tables, np.int32(lengths.max()))
-    states, counts, words = (np.asarray(a) for a in out)
-    room = words.shape[1]
-    streams = []
-    for c, (tokens, _) in enumerate(chunks):
-        at = c * width
-        used = range(at, at + _coded.lanes(len(tokens)))
-        spilt = np.concatenate([words[j, room - counts[j] :] for j in used])
-        streams.append(
-            (states[used.start : used.stop], counts[used.start : used.stop].astype(np.uint16), spilt)
-        )
-    return streams

@@ -94,13 +94,13 @@ def shape_from_ratio(ratio: ArrayLike, method: Method = "table") -> jax.Array:
 def _shape_from_ratio(ratio: jax.Array, method: Method) -> jax.Array:
     nus, ratios = table()
     row = (1,) * ratio.ndim + (-1,)
-    if method == "interp":
-        larger = ratio[..., None] < ratios.astype(ratio.dtype).reshape(row)
-        entry = jnp.clip(jnp.sum(larger, -1, dtype=np.int32), 1, TABLE_SIZE - 1) - 1
-    else:
-        entry = jnp.argmin(jnp.abs(ratio[..., None] - ratios.astype(ratio.dtype).reshape(row)), -1)
-    # Read the entry by a sum over the table: exact, and a lookup would refuse a sharded ratio.
-    hit = entry[..., None] == np.arange(TABLE_SIZE).reshape(row)
+    # Ratios fall along the table: the entry is how many bounds lie above the ratio. For "interp" the bounds are
+    # the entries themselves, else the middles between them. Counting and, below, reading by sums over the table
+    # are exact, and work on a ratio that lies on a mesh, where a search or a lookup would be refused.
+    bounds = ratios[1:-1] if method == "interp" else (ratios[1:] + ratios[:-1]) / 2
+    larger = ratio[..., None] < bounds.astype(ratio.dtype).reshape(row)
+    entry = jnp.sum(larger, -1, dtype=np.int32)
+    hit = entry[..., None] == np.arange(TABLE_SIZE, dtype=np.int32).reshape(row)
 
     def read(column: np.ndarray) -> jax.Array:
         return jnp.sum(jnp.where(hit, column.astype(ratio.dtype).reshape(row), 0), -1)

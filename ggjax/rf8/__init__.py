@@ -1,4 +1,4 @@
-"""RF8: a weight in one byte, as its two leading signed binary digits (arXiv 2506.00486).
+"""RF8: a weight in one byte, as its two leading signed binary digits (arXiv 2506.00486, version 3).
 
     a = round(log2 |w|),  r = w - sign(w) 2^a,  b = round(log2 |r|),
     w^ = sign(w) 2^a + [a - b <= 4] sign(r) 2^b,  exact zero stays zero
@@ -12,37 +12,37 @@ addition. The byte is laid out so that its seven magnitude bits rise with the va
     value      (-1)^sign (1 + residual) 2^(E + exponent)
 
 - Byte 0x00 is zero. 3/4 2^a is always written as 3/2 2^(a-1), so the other bytes of residual 000 are reserved:
-  they decode to 3/4 2^(E + exponent) and are never emitted, nor is 0x80 (it decodes to -0).
-- ``exponent``, an int8 shared by the tensor or by a channel, places the window of 16 exponents so that its top
-  is the exponent of the largest encoded value: exponent = top - 15, at least -125 (every decoded value is then
-  a normal float32) and at most 113; all-zero and empty tensors get -125.
-- The smallest value of the window is 7/8 2^exponent; weights that round to less become zero or plus or minus
-  that value, whichever is nearer (the tie goes away from zero). So do subnormal float32 weights.
+  they decode to 3/4 2^(E + exponent) and are never written, and neither is 0x80 (it decodes to -0).
+- ``exponent``, an int8 shared by the whole tensor or by one channel, places the window of 16 exponents so that
+  its top is the exponent of the largest encoded value: exponent = top - 15, at least -125 (so that every
+  decoded value is a normal float32) and at most 113. All-zero and empty tensors get -125.
+- The smallest value of the window is 7/8 2^exponent. A weight that would round to less becomes zero or plus or
+  minus that value, whichever is nearer; a tie goes away from zero. This includes subnormal float32 weights.
 - A weight that would round beyond the largest finite number of its dtype (to 2^128 in float32 and bfloat16,
-  to 2^16 in float16) becomes the largest RF8 value below: 15/16 of that power.
-- RF8 has no infinities and no NaN. Outside jit they raise; under jit, where nothing can be raised, the tensor
-  or channel that holds one gets the exponent 127, which decodes to NaN everywhere.
+  to 2^16 in float16) becomes the largest RF8 value below it: 15/16 of that power.
+- RF8 has no infinities and no NaN. Outside jit they raise an error. Under jit, where nothing can be raised, the
+  tensor or channel that holds one gets the exponent 127, which decodes to NaN everywhere.
 
-The relative error of a weight inside the window is at most 0.1082 (rounding "digits", the paper's rule above)
-or 1/11 (rounding "nearest": the nearest of the same values, ties away from zero).
+The relative error of a weight inside the window is at most 0.1082 with rounding "digits" (the paper's rule
+above), and at most 1/11 with rounding "nearest" (the nearest of the same values, ties away from zero).
 
-All decisions are integer comparisons on the bits of the weight as a float32, hence exact and the same on every
-device, eager or jitted. bfloat16 and float16 convert exactly; float64 is first rounded to float32.
+All decisions are integer comparisons on the bits of the weight as a float32, so they are exact, and the same on
+every device, with jit and without. Narrower dtypes convert to float32 exactly; float64 is first rounded to it.
 """
 
-from ggjax.rf8._rf8 import MAX_EXPONENT as MAX_EXPONENT
-from ggjax.rf8._rf8 import MIN_EXPONENT as MIN_EXPONENT
-from ggjax.rf8._rf8 import NOT_FINITE as NOT_FINITE
-from ggjax.rf8._rf8 import RESIDUALS as RESIDUALS
-from ggjax.rf8._rf8 import Axis as Axis
-from ggjax.rf8._rf8 import RF8Array as RF8Array
-from ggjax.rf8._rf8 import Rounding as Rounding
-from ggjax.rf8._rf8 import decode as decode
-from ggjax.rf8._rf8 import dot as dot
-from ggjax.rf8._rf8 import encode as encode
-from ggjax.rf8._rf8 import is_reserved as is_reserved
-from ggjax.rf8._rf8 import round as round
-from ggjax.rf8._rf8 import tree_decode as tree_decode
-from ggjax.rf8._rf8 import tree_encode as tree_encode
-from ggjax.rf8._rf8 import validate as validate
-from ggjax.rf8._rf8 import values as values
+from ggjax.rf8._array import RF8Array as RF8Array
+from ggjax.rf8._array import validate as validate
+from ggjax.rf8._decode import decode as decode
+from ggjax.rf8._decode import dot as dot
+from ggjax.rf8._encode import Axis as Axis
+from ggjax.rf8._encode import encode as encode
+from ggjax.rf8._encode import round as round
+from ggjax.rf8._format import MAX_EXPONENT as MAX_EXPONENT
+from ggjax.rf8._format import MIN_EXPONENT as MIN_EXPONENT
+from ggjax.rf8._format import NOT_FINITE as NOT_FINITE
+from ggjax.rf8._format import RESIDUALS as RESIDUALS
+from ggjax.rf8._format import is_reserved as is_reserved
+from ggjax.rf8._format import values as values
+from ggjax.rf8._rounding import Rounding as Rounding
+from ggjax.rf8._trees import tree_decode as tree_decode
+from ggjax.rf8._trees import tree_encode as tree_encode

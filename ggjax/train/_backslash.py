@@ -1,19 +1,15 @@
 """BackSlash: rate-regularised training as a gradient transformation (arXiv 2504.16968, ICML 2025)."""
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax import lax
 
-from ggjax import gennorm
+from ggjax import masks
 from ggjax._internal import trees
-from ggjax._internal.power import power
-from ggjax.gennorm import _density, _fit
+from ggjax.train import _arguments, _law, _packs, _step
 
 NO_PARAMS = (
     "backslash works on the parameters and got none: call update(updates, state, params), and put "
@@ -21,206 +17,223 @@ NO_PARAMS = (
 )
 
 
-_LARGE = 1 << 16
-"""From this size on a leaf is worth the longer program of ``power``: quicker to run, slower to compile."""
-
-
 class BackSlashState(NamedTuple):
     """State of ``backslash``; the scalars are replicated, whatever the sharding of the parameters.
 
-    With ``per_leaf`` the fields gg_shape and bits are trees like the parameters, of one such scalar a leaf.
+    With ``per_leaf`` the fields shape_in_use and bits are trees like the parameters, of one such scalar a leaf.
+    The names differ from those of the arguments, and from Adam's mu and nu, so that ``optax.tree.get`` finds
+    one value of each.
     """
 
     count: jax.Array  # updates so far, int32 ()
-    gg_shape: Any  # nu in use, float32 (); 0 before the first update
-    rate_weight: jax.Array  # lambda in use, float32 ()
+    shape_in_use: Any  # nu, float32 (); 0 before the first update and where nothing could be fitted
+    rate_weight_in_use: jax.Array  # lambda, float32 (); with strength= it is strength * learning rate * n
     bits: Any  # differential entropy of the fitted law, bits per parameter, float32 ()
+    fitted: Any = ()  # with estimate_every: which of the selected leaves could be fitted, bool (leaves,)
+
+    @property
+    def gg_shape(self) -> Any:
+        """The shape nu in use."""
+        return self.shape_in_use
+
+    @property
+    def rate_weight(self) -> jax.Array:
+        """The rate weight lambda in use."""
+        return self.rate_weight_in_use
 
 
 def backslash(
-    rate_weight: chex.Numeric | optax.Schedule,
+    rate_weight: chex.Numeric | optax.Schedule | None = None,
     *,
+    strength: chex.Numeric | optax.Schedule | None = None,
+    learning_rate: chex.Numeric | optax.Schedule | None = None,
     eps: chex.Numeric = 1.0,
     gg_shape: chex.Numeric | None = None,
-    estimate_every: int = 1,
+    estimate_every: chex.Numeric = 1,
     per_leaf: bool = False,
     clamp: bool = False,
-    mask: trees.Mask = None,
+    move_idle: bool = False,
+    axis_name: _law.AxisName = None,
+    mask: trees.Mask | Literal["kernels"] = "kernels",
 ) -> optax.GradientTransformationExtraArgs:
     """Lower the coded size of the weights while they train. Goes after the optimizer in ``optax.chain``.
 
     With u the optimizer's update, theta' = theta + u the weights it leads to, n the number of selected
     weights and nu the shape of the generalized Gaussian fitted to them, every update becomes
 
-        u - s,    s = (lambda nu / n) sign(theta') (|theta'| + eps)^(nu - 1)
+        u - s,    s = (lambda / n) nu sign(theta') (|theta'| + eps)^(nu - 1)
 
-    which descends lambda/n sum (|theta| + eps)^nu, the rate of the weights under that law up to constants. The
-    step is not scaled by the learning rate. nu is fitted to the weights before the update.
+    which descends lambda/n sum (|theta| + eps)^nu, the rate of the weights under that law up to constants. nu
+    is fitted to the weights before the update.
 
-    Choosing ``rate_weight`` (lambda). With eps = 1 and small weights s is nearly the constant lambda nu / n:
-    compare it with the optimizer's own step, which for Adam is about the learning rate. The papers use
-    lambda = 2e3 for some 10^8 weights, a step of 2e-5; that number on 10^5 weights destroys the model in ten
-    updates. Begin with lambda = 0.02 * learning_rate * n and raise it while the loss holds. We recommend
-    ``follow_learning_rate`` and ``clamp=True``: at equal loss after quantization they take fewer bits than a
-    constant weight does.
+    How strong? Say it in one of two ways:
+
+      * ``strength`` and ``learning_rate`` (recommended): lambda / n = strength * learning_rate(count). The step
+        then is a fixed share of the optimizer's own, about strength * nu of it for Adam, whatever the size of
+        the model. ``backslash(strength=0.02, learning_rate=schedule, clamp=True)`` is a good start; raise the
+        strength while the loss holds. Give the schedule that the optimizer has.
+      * ``rate_weight``: lambda itself, as in the papers; the learning rate does not scale it. It belongs to the
+        number of weights: 2e3 was made for some 10^8 (a step of 2e-5), and on 10^5 weights it destroys the
+        model in ten updates. See also ``follow_learning_rate``.
+
+    Which weights? By default those that ``ggjax.masks.kernels`` selects: nu is fitted to them, n counts them,
+    and they alone are moved. The code published with the paper takes every parameter of the model, biases and
+    the scales of normalization layers too. Those are few and do not follow the law of the kernels (scales lie
+    around 1), so they spoil the fit, and a pull to zero harms them; ``mask=None`` selects all floating leaves,
+    as that code does. Among the selected ones
+
+      * only weights that the optimizer moves are moved: one whose update is exactly zero stays. So weights
+        frozen by ``optax.set_to_zero`` stay, all weights between the steps of ``optax.MultiSteps`` or at a
+        learning rate of 0, and also those that never had a gradient, such as the embeddings of tokens that do
+        not occur. ``move_idle=True`` moves these too, as the published code does; with weight decay
+        (``optax.adamw``) they have an update and move anyway. All of them count in the fit and in n.
+      * a leaf that cannot be fitted is not moved and counts in neither: one that holds a NaN, an infinity, or
+        numbers whose squares overflow float32, such as an attention mask kept among the parameters.
 
     Notes:
-      * Each selected leaf counts, so ``optax.masked(backslash(...), m)`` and ``mask=m`` both fit nu and count n
-        on the leaves that m selects.
-      * ``optax.MultiSteps(optax.chain(adam, backslash), k)`` takes one step every k mini-batches;
-        ``optax.chain(optax.MultiSteps(adam, k), backslash)`` takes one every mini-batch.
+      * ``optax.masked(backslash(...), m)`` fits and counts within the leaves that m selects.
+      * ``optax.MultiSteps(optax.chain(adam, backslash), k)`` keeps BackSlash's count of updates that of Adam,
+        as a schedule needs it. In ``optax.chain(optax.MultiSteps(adam, k), backslash)`` it runs k times as
+        fast.
       * On bfloat16 and float16 weights a step below half an ulp vanishes when it is added: keep float32 master
         weights, or add updates with ``ggjax.apply_updates_stochastic``.
-      * With ``optax.inject_hyperparams`` name the static arguments, and keep the others in float32:
-        ``optax.inject_hyperparams(backslash, static_args=("estimate_every", "per_leaf", "clamp"),
-        hyperparam_dtype=jnp.float32)(rate_weight=100.0)``.
+      * With ``optax.inject_hyperparams`` keep the numbers in float32: ``optax.inject_hyperparams(backslash,
+        hyperparam_dtype=jnp.float32)(strength=0.02, learning_rate=schedule)``. A mask that is a function has to
+        be named in its ``static_args``.
+      * Inside ``jax.shard_map``, where a device sees only its part of the weights, pass ``axis_name``. Arrays
+        that are sharded under ``jax.jit`` need nothing.
 
     Args:
       rate_weight: lambda, a non-negative number, scalar array or schedule of the update count. A schedule that
         ends in 0 switches BackSlash off for fine-tuning.
+      strength: the step in units of the learning rate, instead of rate_weight; of the same kinds.
+      learning_rate: the optimizer's learning rate, a number or a schedule; with strength.
       eps: positive number added to |theta'|. 1 is the papers' value; near the quantization step it gives the
         rate's true gradient, which pulls small weights harder.
       gg_shape: fixes nu instead of fitting it (1 gives an L1 penalty, 2 an L2 one: the papers' ablations).
       estimate_every: fit nu at every so many updates and keep it in between.
       per_leaf: fit one nu to every leaf instead of one to all; n stays the number of all selected weights.
-      clamp: stop a weight at zero rather than let the step carry it across.
-      mask: tree of bools, prefix of one, or a function from params to one: the leaves to act on, as in
-        ``optax.masked``. Leaves that are not floating are never touched.
+      clamp: stop a weight at zero rather than let the step carry it across: added by ``optax.apply_updates``,
+        the update gives exactly 0, never a weight of the other sign. (If updates have fewer digits than the
+        weights, what is left of such a weight is below their rounding.)
+      move_idle: move weights whose update is exactly zero, too.
+      axis_name: the mesh axis, or a sequence of them, over which the weights are split inside
+        ``jax.shard_map``; nu and n then are those of the whole.
+      mask: the leaves to act on: "kernels", a tree of bools, a prefix of one, or a function from params to one;
+        None for all floating leaves. Leaves that are not floating are never touched.
 
     Returns:
-      A gradient transformation whose ``update`` needs ``params`` and ignores unknown extra arguments. Updates
-      keep their dtype; the arithmetic is float32 or wider. State: ``BackSlashState``, read by
-      ``optax.tree.get(state, "gg_shape")``. Its ``bits`` is h / log(2), for the rate of weights quantized at a
-      fine step D subtract log2(D); it is -inf for all-zero weights.
+      A gradient transformation whose ``update`` needs ``params`` and ignores unknown extra arguments.
+      Updates keep their dtype; the arithmetic is float32 or wider. State: ``BackSlashState``, read by
+      ``optax.tree.get(state, "shape_in_use")``. Its ``bits`` is h / log(2), for the rate of weights quantized
+      at a fine step D subtract log2(D); it is -inf for all-zero weights. A tree without floating leaves passes
+      through unchanged.
 
     Raises:
-      ValueError: eps or gg_shape is not positive, rate_weight is negative, estimate_every is below 1; in
-        ``init``, a tree without floating leaves; in ``update``, params missing.
-      TypeError: per_leaf or clamp is not a bool.
+      ValueError: not exactly one of rate_weight and strength; strength without learning_rate; eps or gg_shape
+        is not positive, a weight, strength or learning rate is negative, estimate_every is below 1; in
+        ``update``, params missing, or weights split over a mesh axis that axis_name does not name.
+      TypeError: per_leaf, clamp or move_idle is not a bool, or mask is a number.
 
     Example:
       >>> import jax.numpy as jnp, optax, ggjax
-      >>> tx = optax.chain(optax.sgd(1e-2), ggjax.backslash(rate_weight=1e-5, clamp=True))
-      >>> params = {"w": jnp.array([0.5, -0.25, 0.0])}
-      >>> state = tx.init(params)
-      >>> updates, state = tx.update({"w": jnp.zeros(3)}, state, params)
-      >>> bool((jnp.abs(optax.apply_updates(params, updates)["w"]) <= jnp.abs(params["w"])).all())
-      True
+      >>> rate = 1e-2  # or a schedule
+      >>> shrink = ggjax.backslash(strength=0.02, learning_rate=rate, clamp=True)
+      >>> tx = optax.chain(optax.sgd(rate), shrink)
+      >>> params = {"kernel": jnp.array([[0.5, -0.25], [0.0, 1e-5]]), "bias": jnp.array([0.1])}
+      >>> grads = {"kernel": jnp.full((2, 2), 1e-4), "bias": jnp.array([0.0])}
+      >>> updates, state = tx.update(grads, tx.init(params), params)
+      >>> new = optax.apply_updates(params, updates)["kernel"]
+      >>> bool((jnp.abs(new) <= jnp.abs(params["kernel"])).all()), float(new[1, 1])
+      (True, 0.0)
 
     References:
       Wu et al., BackSlash: Rate Constrained Optimized Training of Large Language Models, ICML 2025.
     """
-    trees.check_positive("eps", eps)
-    if gg_shape is not None:
-        trees.check_positive("gg_shape", gg_shape)
-    if not callable(rate_weight):
-        trees.check_not_negative("rate_weight", rate_weight)
-    if trees.is_concrete(estimate_every) and (estimate_every != int(estimate_every) or estimate_every < 1):
-        raise ValueError(f"estimate_every must be a whole number of at least 1, got {estimate_every!r}")
-    for name, flag in (("per_leaf", per_leaf), ("clamp", clamp)):
-        if not isinstance(flag, bool):
-            raise TypeError(
-                f"{name} must be a bool, got {flag!r} (under optax.inject_hyperparams name it in static_args)"
-            )
+    flags = {"per_leaf": per_leaf, "clamp": clamp, "move_idle": move_idle}
+    _arguments.check(rate_weight, strength, learning_rate, eps, gg_shape, estimate_every, mask, **flags)
+    if isinstance(mask, str):
+        mask = masks.kernels
+    at_every_update = not isinstance(estimate_every, jax.Array) and estimate_every == 1
+    form = {"clamp": clamp, "move_idle": move_idle, "special_nu": _arguments.special(gg_shape)}
 
-    def weight_at(count: jax.Array) -> jax.Array:
-        return jnp.asarray(rate_weight(count) if callable(rate_weight) else rate_weight, jnp.float32)
-
-    def fit(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        first, second = _fit.abs_moments(leaves)
-        law = _fit.from_moments(first, second, float(trees.size(leaves)))
-        nu = law.nu if gg_shape is None else jnp.asarray(gg_shape, law.nu.dtype)
-        scale = law.scale * gennorm.std(law.nu) / gennorm.std(nu)
-        bits = _density.entropy_unchecked(nu, scale) / jnp.log(2.0)
-        # So a fixed nu waits for the moments too, and XLA updates the weights in place: no copy to read from.
-        nu = jnp.where(jnp.isnan(bits), jnp.nan, nu)
-        return nu.astype(jnp.float32), bits.astype(jnp.float32)
+    def weight_and_rate(count: chex.Numeric, n: chex.Numeric) -> tuple[jax.Array, jax.Array]:
+        """lambda and lambda / n."""
+        if strength is None:
+            weight = _arguments.at(rate_weight, count)
+            return weight, weight / n
+        rate = _arguments.at(strength, count) * _arguments.at(learning_rate, count)
+        return rate * n, rate
 
     def init_fn(params: optax.Params) -> BackSlashState:
-        flat = trees.flatten(params)
+        flat = trees.flatten(params, mask, needs_weights=False)
 
         def zeros() -> Any:  # every scalar an array of its own, so that the state can be donated
             leaves = [jnp.zeros([], jnp.float32) for _ in (flat.leaves if per_leaf else [None])]
             return flat.treedef.unflatten(leaves) if per_leaf else leaves[0]
 
         count = jnp.zeros([], jnp.int32)
-        return BackSlashState(count, zeros(), jnp.array(weight_at(count)), zeros())
+        weight, _ = weight_and_rate(count, float(max(trees.size(flat.weights()), 1)))
+        fitted = () if at_every_update else jnp.zeros(len(flat.weights()), bool)
+        return BackSlashState(count, zeros(), jnp.array(weight), zeros(), fitted)
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, BackSlashState]:
         del extra
         if params is None:
             raise ValueError(NO_PARAMS)
-        flat = trees.flatten(params)
-        steps = flat.treedef.flatten_up_to(updates)
-        chosen = [s and u is not None for s, u in zip(flat.selected, steps, strict=True)]
-        flat = flat._replace(selected=chosen)
-        weights = flat.weights()
-        scopes = [[w] for w in weights] if per_leaf else [weights]
+        flat = _select(params, updates, mask)
+        weights, steps = flat.weights(), _like(flat, updates)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        if not weights:
+            return updates, state._replace(count=count)
 
-        def estimate() -> tuple[list[jax.Array], list[jax.Array]]:
-            fits = [fit(scope) for scope in scopes]
-            return [nu for nu, _ in fits], [bits for _, bits in fits]
-
-        def keep() -> tuple[list[jax.Array], list[jax.Array]]:
-            if not per_leaf:
-                return [state.gg_shape], [state.bits]
-            old = flat.treedef.flatten_up_to(state.gg_shape), flat.treedef.flatten_up_to(state.bits)
-            return flat._replace(leaves=old[0]).weights(), flat._replace(leaves=old[1]).weights()
-
-        if trees.is_concrete(estimate_every) and estimate_every == 1:
-            nus, bits = estimate()
+        axes = _law.shard_axes(flat.weight_names(), weights, axis_name)
+        one_device = jax.device_count() == 1  # elsewhere the leaves may be sharded, each in its own way
+        packing = _packs.plan(weights, steps.weights(), allowed=one_device and not any(axes))
+        thetas, us = packing.pack(weights), packing.pack(steps.weights())
+        how = {"packing": packing, "axes": axes, "per_leaf": per_leaf}
+        if at_every_update:
+            law = _law.fit(thetas, gg_shape, **how)
         else:
-            nus, bits = lax.cond(state.count % estimate_every == 0, estimate, keep)
+            nu, bits = (_read(flat, field, per_leaf) for field in (state.shape_in_use, state.bits))
+            old = _law.Law(nu, bits, state.fitted)
+            law = _law.fit_if_due(old, state.count, estimate_every, thetas, gg_shape, **how)
 
-        weight = weight_at(state.count)
-        share = weight / float(max(trees.size(weights), 1))
-        each = nus if per_leaf else nus * len(weights)
-        pairs = zip(weights, flat._replace(leaves=steps).weights(), each, strict=True)
-        fixed = float(np.asarray(gg_shape)) if gg_shape is not None and trees.is_concrete(gg_shape) else None
-        new = [_shrink(theta, u, nu, share, eps, fixed, clamp) for theta, u, nu in pairs]
-
-        def scalars(old: Any, values: list[jax.Array]) -> Any:
-            return (
-                flat._replace(leaves=flat.treedef.flatten_up_to(old)).replace(values) if per_leaf else values[0]
-            )
-
+        weight, rate = weight_and_rate(state.count, _law.size(law.fitted, packing.shapes, axes))
+        nus = packing.spread(jnp.broadcast_to(law.nu, len(weights)))
+        leaves = zip(thetas, us, nus, packing.spread(law.fitted), strict=True)
+        new = [_step.shrink(theta, u, nu, rate, eps, moves, **form) for theta, u, nu, moves in leaves]
         new_state = BackSlashState(
-            jnp.asarray(optax.safe_increment(state.count)),
-            scalars(state.gg_shape, nus),
+            count,
+            _written(flat, state.shape_in_use, law.nu, per_leaf),
             weight,
-            scalars(state.bits, bits),
+            _written(flat, state.bits, law.bits, per_leaf),
+            () if at_every_update else law.fitted,
         )
-        return flat._replace(leaves=steps).replace(new), new_state
+        return steps.replace(packing.unpack(new)), new_state
 
-    inner = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return inner if mask is None else optax.masked(inner, mask)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-@functools.partial(jax.jit, static_argnames=("fixed", "clamp"))  # traced once for all leaves that are alike
-def _shrink(
-    theta: jax.Array,
-    u: jax.Array,
-    nu: jax.Array,
-    share: jax.Array,
-    eps: chex.Numeric,
-    fixed: float | None,
-    clamp: bool,
-) -> jax.Array:
-    """u - (share nu) sign(theta + u) (|theta + u| + eps)^(nu - 1), one elementwise expression."""
-    dtype = trees.wide_dtype(jnp.result_type(theta), jnp.result_type(u))
-    nu, share, eps = (jnp.asarray(v, dtype) for v in (nu, share, eps))
-    wide_u = jnp.asarray(u, dtype)
-    new = jnp.asarray(theta, dtype) + wide_u
-    size = jnp.abs(new)
-    if fixed == 1:
-        slope = jnp.ones_like(size)
-    elif fixed == 2:
-        slope = size + eps
-    elif size.size < _LARGE:
-        slope = jnp.exp((nu - 1) * jnp.log(size + eps))
-    else:
-        slope = power(size + eps, nu - 1)
-    step = share * nu * slope
-    if clamp:
-        step = jnp.minimum(step, size)
-    return (wide_u - jnp.sign(new) * step).astype(jnp.result_type(u))
+def _select(params: Any, updates: Any, mask: trees.Mask) -> trees.Flat:
+    """The parameters, of which those leaves are selected that the mask selects and that have an update."""
+    flat = trees.flatten(params, needs_weights=False)
+    updated = [u is not None for u in flat.treedef.flatten_up_to(updates)]
+    present = flat.treedef.unflatten([x if u else None for x, u in zip(flat.leaves, updated, strict=True)])
+    chosen = iter(trees.flatten(present, mask, needs_weights=False).selected)
+    return flat._replace(selected=[u and next(chosen) for u in updated])
+
+
+def _like(flat: trees.Flat, tree: Any) -> trees.Flat:
+    """Another tree of the same structure, with the same leaves selected."""
+    return flat._replace(leaves=flat.treedef.flatten_up_to(tree))
+
+
+def _read(flat: trees.Flat, field: Any, per_leaf: bool) -> jax.Array:
+    """A field of the state as a scalar, or with ``per_leaf`` as a vector of the selected leaves' scalars."""
+    return jnp.stack(_like(flat, field).weights()) if per_leaf else field
+
+
+def _written(flat: trees.Flat, field: Any, values: jax.Array, per_leaf: bool) -> Any:
+    """The field of the state with new values: the reverse of ``_read``."""
+    return _like(flat, field).replace(jnp.unstack(values)) if per_leaf else values

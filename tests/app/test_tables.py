@@ -66,7 +66,7 @@ def test_rf8_csv_is_what_decode_gives():
     codes = np.array([int(r["code"]) for r in table])
     np.testing.assert_array_equal(codes, np.arange(256))
     values = np.array([float(r["value"]) for r in table])
-    q = rf8.RF8Array(jnp.asarray(codes, jnp.uint8), jnp.int8(0), jnp.dtype("float32"))
+    q = rf8.RF8Array(jnp.asarray(codes, jnp.uint8), jnp.int8([0]), jnp.dtype("float32"))
     np.testing.assert_array_equal(np.float64(rf8.decode(q)), values)
     residuals = (-0.25, -0.125, -0.0625, 0.0, 0.0625, 0.125, 0.25, 0.5)
     for row, (sign, exponent, residual) in zip(

@@ -17,7 +17,7 @@ import optax
 
 import ggjax
 from ggjax import rf8
-from ggjax.codec import _models, _rans
+from ggjax.codec.entropy import _models, _rans
 from tests.benchmarks import bench_scale
 from tests.benchmarks.bench_core import times, trained_like
 

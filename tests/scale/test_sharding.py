@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 import ggjax
 from ggjax import gennorm, rate, rf8
+from ggjax.rate import _histogram
 
 MESHES = {
     "auto": jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2),
@@ -198,7 +199,7 @@ def test_the_codec_lowers_for_devices_that_are_not_here(platform):
     small = ggjax.compress({"w": tree()["rows"], "h": tree()["cube"].astype(jnp.bfloat16)}, step=2**-16)
     text = jax.jit(ggjax.decompress).trace(small).lower(lowering_platforms=(platform,)).as_text()
     assert "stablehlo.while" in text
-    from ggjax.codec import _rans
+    from ggjax.codec.entropy import _rans
 
     shapes = [((8192, 64), "uint8"), ((64,), "int32"), ((64,), "int32"), ((2, 256), "uint32"), ((), "int32")]
     args = [jax.ShapeDtypeStruct(s, d) for s, d in shapes]
@@ -224,5 +225,5 @@ def test_int32_sums_of_shards_do_not_overflow():
     words = jnp.array([[2**32 - 3, 5], [1, 0]], jnp.uint32)
     x = jnp.full((1024,), 0.5)
     x = jax.device_put(x, NamedSharding(MESHES["auto"], P("x")))
-    total = rate._whole(np.asarray(rate._histogram(x, 1.0, 0, words)))
+    total = _histogram.whole(np.asarray(_histogram.count(x, 1.0, 0, words)))
     assert total.tolist() == [2**33 - 3 + 1024, 5]

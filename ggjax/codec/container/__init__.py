@@ -1,0 +1,16 @@
+"""From words to bytes: the file format, and checkpoints of one file or of several.
+
+What a program needs beside the functions of ``ggjax.codec``, the command line for one: opened checkpoints, and
+checkpoints told file by file.
+"""
+
+from ggjax.codec.container._checkpoint import Result as Result
+from ggjax.codec.container._checkpoint import Written as Written
+from ggjax.codec.container._checkpoint import compress_checkpoint as compress_checkpoint
+from ggjax.codec.container._checkpoint import decompress_checkpoint as decompress_checkpoint
+from ggjax.codec.container._index import index_of as index_of
+from ggjax.codec.container._info import info_of as info_of
+from ggjax.codec.container._info import info_of_files as info_of_files
+from ggjax.codec.container._sources import load as load
+from ggjax.codec.container._sources import opened as opened
+from ggjax.codec.container._sources import plain_bytes as plain_bytes

@@ -1,0 +1,232 @@
+"""From checkpoint to checkpoint, of one file or of several, a few tensors at a time."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ggjax.codec import _compress, _options
+from ggjax.codec.container import _index, _parse, _safetensors, _write
+from ggjax.codec.container._file import Progress, silent
+from ggjax.codec.container._info import info_of
+from ggjax.codec.container._safetensors import File, Tensor
+from ggjax.codec.container._sources import GROUP, Checkpoint, load, opened
+
+
+class Written(NamedTuple):
+    """A file that was written, or would be."""
+
+    source: Path
+    target: Path
+    nbytes: int
+
+
+class Result(NamedTuple):
+    """What a command wrote, or would write."""
+
+    files: list[Written]
+    index: Path | None  # of a checkpoint in several files
+
+
+def compress_checkpoint(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    *,
+    dry_run: bool = False,
+    select: Callable[[str], bool] = lambda name: True,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> Result:
+    """``compress_file``, told file by file.
+
+    Args:
+      source: a safetensors file, or the index of several.
+      out: the file to write, or for an index the folder; None for one beside the source.
+      dry_run: write nothing, and learn what it would take.
+      select, overwrite, progress, options: as ``compress_file`` has them.
+    """
+    given = _options.checked(**options)
+    plan, index = _index.plan(source, out, compressed=True), _index.index_of(source)
+    for path in index.files:  # what is wrong with the last one should be known before the first is coded
+        with _safetensors.opened(path) as file:
+            index.tensors_of(file)
+            if _parse.is_compressed(file.header):
+                raise ValueError(f"{path} is compressed already: decompress it first")
+    if not dry_run:
+        _index.make_room(plan, overwrite=overwrite)
+    written = []
+    for path, target in plan.pairs:
+        with _safetensors.opened(path) as file:
+            names = index.tensors_of(file)
+            chosen = None if dry_run else target
+            leaves = _coded(file, names, given, select, progress)
+            nbytes = _write.write(chosen, leaves, file.header.metadata, overwrite=overwrite)
+        written.append(Written(path, target, nbytes))
+    if plan.index and not dry_run:
+        _index.write_index_of(plan, overwrite=overwrite)
+    return Result(written, plan.index)
+
+
+def _coded(
+    file: File,
+    tensors: list[str],
+    given: _options.Options,
+    select: Callable[[str], bool],
+    progress: Progress,
+) -> Iterator[tuple[str, Any]]:
+    """(name, tensor, coded where it is worth it) of a file, a few read at a time."""
+    known: list[np.ndarray] = []
+    sizes = [(n, math.prod(file.header.entries[n].shape)) for n in tensors]
+    for group in _compress.index_groups(sizes, GROUP):
+        arrays = {n: _safetensors.read_array(file, n) for n in group}
+        nbytes = {n: x.nbytes for n, x in arrays.items()}
+        names = [n for n in arrays if select(n)]
+        coded = _compress.code(names, [arrays.pop(n) for n in names], given, known)
+        arrays.update(zip(names, coded, strict=True))
+        for n in group:
+            yield n, arrays.pop(n)
+            progress(n, nbytes[n])
+
+
+def compress_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str] | None,
+    *,
+    select: Callable[[str], bool] = lambda name: True,
+    overwrite: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> int:
+    """Compress the safetensors checkpoint of any model, a few tensors at a time.
+
+    Args:
+      source: a safetensors file, or the ``.safetensors.index.json`` of a checkpoint in several files. Where two
+        of them have a tensor of one name, the index says which of the two counts.
+      target: the file to write; for an index the folder, where every file gets a compressed one and an index of
+        them is written. None to write nothing, and learn what it would take.
+      select: whether to code the tensor of this name; the others are kept as they are.
+      overwrite: replace the target if it is there.
+      progress: called for every tensor.
+      options: those of ``compress`` but mask.
+
+    Returns:
+      The bytes of all files written, without the index.
+
+    Raises:
+      ValueError: as ``compress``, the source is compressed already, or a target is one of its files.
+      FormatError: the source is not a safetensors file, or not an index of such.
+      FileExistsError: the target is there, and not to be replaced.
+      OSError: one of them cannot be read or written.
+
+    >>> import tempfile, os, numpy as np, safetensors.numpy
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> safetensors.numpy.save_file({"w": np.zeros((64, 64), np.float32)}, path)
+    >>> compress_file(path, path + ".small", bits=4) < os.path.getsize(path) / 8
+    True
+    """
+    result = compress_checkpoint(
+        source,
+        target,
+        dry_run=target is None,
+        select=select,
+        overwrite=overwrite,
+        progress=progress,
+        **options,
+    )
+    return sum(f.nbytes for f in result.files)
+
+
+def decompress_checkpoint(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Result:
+    """Write the plain checkpoint of a compressed one: a file for each, with an index as the source has it.
+
+    One file for all, where leaves lie in blocks in several files.
+
+    Args:
+      source: a compressed file, or the index of several.
+      out: the file to write, or for an index the folder; None for one beside the source.
+      overwrite, progress: as ``decompress_file`` has them.
+    """
+    plan = _index.plan(source, out, compressed=False)
+    if plan.index and _has_blocks(source):
+        stem = plan.index.name.partition(_index.INDEX)[0]
+        plan = plan._replace(pairs=[(plan.source, plan.index.with_name(stem + _index.PLAIN))], index=None)
+    _index.make_room(plan, overwrite=overwrite)
+    index, written = _index.index_of(source), []
+    for path, target in plan.pairs:
+        with opened(path) as checkpoint:
+            if plan.index:
+                names = set(index.tensors_of(checkpoint.files[0][0]))
+                checkpoint = checkpoint._replace(
+                    leaves={n: s for n, s in checkpoint.leaves.items() if n in names}
+                )
+            written.append(Written(path, target, _write_plain(checkpoint, target, overwrite, progress)))
+    if plan.index:
+        _index.write_index_of(plan, overwrite=overwrite)
+    return Result(written, plan.index)
+
+
+def _has_blocks(index: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint has leaves that are stored in blocks."""
+    with opened(index) as checkpoint:
+        stored = [s.stored for sources in checkpoint.leaves.values() for s in sources]
+    return any(s is not None and s.start is not None for s in stored)
+
+
+def _write_plain(
+    checkpoint: Checkpoint, target: str | os.PathLike[str], overwrite: bool, progress: Progress
+) -> int:
+    original = info_of(checkpoint).original
+
+    def tensors() -> Iterator[Tensor]:
+        for name, array in load(checkpoint.leaves, checkpoint.leaves):
+            dtype = _safetensors.NAMES[array.dtype]
+            yield Tensor(name, dtype, array.shape, [_safetensors.as_bytes(array)])
+            progress(name, array.nbytes)
+
+    return _safetensors.write(target, tensors(), lambda: original, overwrite=overwrite)
+
+
+def decompress_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> int:
+    """Write the plain safetensors file of a compressed one, a few tensors at a time.
+
+    Args:
+      source: a compressed file, or the index of several, all tensors of which go to one file.
+      target: the file to write; it gets the metadata of the checkpoint that was compressed.
+      overwrite: replace the target if it is there.
+      progress: called for every tensor.
+
+    Returns:
+      The bytes of the target.
+
+    Raises:
+      ValueError: the target is the source, or one of its files.
+      FormatError: the source is damaged or not compressed.
+      FileExistsError: the target is there, and not to be replaced.
+      OSError: one of them cannot be read or written.
+
+    >>> import tempfile, os, ggjax, numpy as np, safetensors.numpy
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.ggjax.safetensors")
+    >>> _ = ggjax.save_file({"w": np.ones((64, 64), np.float32)}, path, lossless=True)
+    >>> _ = decompress_file(path, path + ".plain")
+    >>> float(safetensors.numpy.load_file(path + ".plain")["w"].sum())
+    4096.0
+    """
+    _index.refuse_same(source, [target])
+    with opened(source) as checkpoint:
+        return _write_plain(checkpoint, target, overwrite, progress)

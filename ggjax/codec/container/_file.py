@@ -1,0 +1,236 @@
+"""Trees to compressed files and back: files that any safetensors reader opens.
+
+A tensor that is coded stands under its own name as U8 bytes; the others stand there as they are. FORMAT.md
+describes the bytes.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ggjax._internal import trees
+from ggjax.codec import _compress
+from ggjax.codec._compressed import Compressed, is_array
+from ggjax.codec._host import outside_trace
+from ggjax.codec._shards import in_blocks
+from ggjax.codec.container import _safetensors, _write
+from ggjax.codec.container._info import FileInfo, info_of
+from ggjax.codec.container._sources import Source, load, opened
+from ggjax.codec.quantize import _rf8
+
+Progress = Callable[[str, int], None]
+"""Told of every tensor, when it is done: its name and its bytes (uncompressed)."""
+
+
+def silent(name: str, nbytes: int) -> None:
+    """The ``Progress`` that says nothing."""
+    del name, nbytes
+
+
+def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
+    """Write a compressed checkpoint, replacing what is at the path in one step.
+
+    With several processes (``jax.distributed``) all of them must call this. Each writes the shards that it
+    owns to a file of its own beside the path, ``model-00001-of-00002.ggjax.safetensors`` and so on, and the
+    first one writes the index of them, ``model.ggjax.safetensors.index.json``, when all are done:
+    ``load_file`` takes the index.
+
+    Args:
+      params: a tree of arrays, or what ``compress`` made of one.
+      path: the file; ``.ggjax.safetensors`` is the usual end of its name.
+      options: those of ``compress``, for a tree that is not compressed yet.
+
+    Returns:
+      The bytes of the file, or of the file of this process.
+
+    Raises:
+      ValueError: as ``compress``; options with a tree that is compressed already; two leaves of one name, or a
+        name that safetensors keeps for itself.
+      TypeError: a leaf that is neither an array nor a number, or of a dtype that safetensors does not have; the
+        message names it.
+      OSError: the file cannot be written. The old file, if any, is then as it was.
+
+    >>> import tempfile, os, jax.numpy as jnp
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.ggjax.safetensors")
+    >>> nbytes = save_file({"dense": {"kernel": jnp.zeros((64, 64))}}, path, step=2**-8)
+    >>> load_file(path)["dense"]["kernel"].shape
+    (64, 64)
+    """
+    if isinstance(params, Compressed):
+        if options:
+            raise ValueError(f"the tree is compressed already; {', '.join(options)} cannot be changed")
+        compressed = params
+        _write.check_arrays(compressed.leaves())
+    else:
+        _write.check_arrays(Compressed(params).leaves())
+        compressed = _compress.compress(params, **options)
+    leaves = [(name, in_blocks(x)) for name, x in compressed.leaves()]
+    if jax.process_count() > 1:
+        return _write.write_by_process(Path(path), leaves)
+    return _write.write(path, leaves, {})
+
+
+def load_file(
+    path: str | os.PathLike[str],
+    like: Any = None,
+    sharding: Any = None,
+    *,
+    mask: Callable[[str], bool] | None = None,
+) -> Any:
+    """Read a compressed checkpoint, tensor by tensor.
+
+    Args:
+      path: a file, or the ``.safetensors.index.json`` of a checkpoint in several files.
+      like: a tree of arrays or of ``jax.ShapeDtypeStruct``: the result has its structure, and every leaf
+        must be in the file with the same shape and dtype. None gives nested dicts, split at the slashes of
+        the names.
+      sharding: where to put the leaves: one ``jax.sharding.Sharding`` (or device) for all, or a tree of them
+        like ``like``. None takes those of the structs of ``like``, where they have one.
+      mask: only the leaves whose name it is true of; not with ``like``.
+
+    Returns:
+      The tree, of ``jax.Array``. Where JAX runs without ``jax_enable_x64``, a leaf of a 64-bit dtype comes in
+      the one of 32 bits if that can hold its values (integers exactly, float64 rounded), and as a NumPy array
+      in its own dtype on the host otherwise. Leaves of ``like`` that are neither arrays nor numbers (functions,
+      say) come back as they are.
+
+    Raises:
+      FormatError: the file is damaged or not of this format; the message names the place.
+      ValueError: it does not fit ``like``; the message names the leaf.
+      ImportError: the file was coded by "zstd", and the library is not there.
+      OSError: the file cannot be read.
+
+    >>> import tempfile, os, jax.numpy as jnp
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.ggjax.safetensors")
+    >>> _ = save_file({"a": [jnp.ones(3), jnp.zeros(2)]}, path, lossless=True)
+    >>> load_file(path, like={"a": [jnp.ones(3), jnp.zeros(2)]})["a"][0].tolist()
+    [1.0, 1.0, 1.0]
+    """
+    with opened(path) as checkpoint:
+        leaves = checkpoint.leaves
+        if like is not None:
+            if mask is not None:
+                raise ValueError("mask and like cannot be given together: leave the leaf out of like")
+            return _load_like(path, leaves, like, sharding)
+        if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
+            raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
+        names = [n for n in leaves if mask is None or mask(n)]
+        return _nested(path, {n: _put(x, sharding) for n, x in load(leaves, names)})
+
+
+def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: Any) -> Any:
+    paths, treedef = jax.tree_util.tree_flatten_with_path(like)
+    names = [trees.leaf_name(p) for p, _ in paths]
+    wanted = [x for _, x in paths]
+    exponents = {
+        trees.leaf_name((*p, jax.tree_util.GetAttrKey("exponents")))
+        for p, x in jax.tree_util.tree_leaves_with_path(like, is_leaf=_rf8.is_encoded)
+        if _rf8.is_encoded(x)
+    }
+    pairs = list(zip(names, wanted, strict=True))
+    held = {n: x if hasattr(x, "dtype") else np.asarray(x) for n, x in pairs if is_array(x)}
+    for name, x in held.items():
+        if name not in leaves:
+            raise ValueError(f"leaf {name!r} of like is not in {path}, which has {len(leaves)} leaves")
+        source = leaves[name][0]
+        dtype, shape = np.dtype(_safetensors.DTYPES[source.dtype]), tuple(np.shape(x))
+        one_exponent = name in exponents and _rf8.is_one_exponent(shape, source.full)
+        if shape != source.full and not one_exponent:
+            raise ValueError(f"leaf {name!r} has shape {shape} in like, {source.full} in {path}")
+        if x.dtype != dtype:
+            raise ValueError(f"leaf {name!r} has dtype {x.dtype} in like, {dtype} in {path}")
+    if sharding is None:
+        places = [getattr(held.get(n), "sharding", None) for n in names]
+    elif isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
+        places = [sharding] * len(names)
+    else:
+        places = treedef.flatten_up_to(sharding)
+    at = dict(zip(names, places, strict=True))
+    loaded = {n: _put(x.reshape(np.shape(held[n])), at[n]) for n, x in load(leaves, held)}
+    return treedef.unflatten([loaded.get(n, x) for n, x in pairs])
+
+
+def _put(x: np.ndarray, sharding: Any) -> Any:
+    """The array on a device, or on the host where JAX would change its values."""
+    if not _survives(x):
+        return x
+    with outside_trace(), np.errstate(under="ignore"):  # of float64, where JAX has float32
+        if isinstance(sharding, jax.sharding.Sharding) and not sharding.is_fully_addressable:
+            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        return jax.device_put(x, sharding)
+
+
+def _survives(x: np.ndarray) -> bool:
+    """Whether the dtype that JAX has for an array can hold its values: integers exactly, others in range."""
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+    if dtype == x.dtype or not x.size:
+        return True
+    if np.issubdtype(x.dtype, np.integer):
+        bounds = np.iinfo(dtype)
+        return bounds.min <= int(x.min()) and int(x.max()) <= bounds.max
+    with np.errstate(over="ignore", under="ignore"):
+        y = x.astype(dtype)
+    return not ((np.isinf(y) & ~np.isinf(x)) | ((y == 0) & (x != 0))).any()
+
+
+def _nested(path: Any, flat: dict[str, Any]) -> Any:
+    if list(flat) == ["(root)"]:
+        return flat["(root)"]
+    out: dict[str, Any] = {}
+    for name, x in flat.items():
+        *parents, last = name.split("/")
+        node: Any = out
+        for p in parents:
+            node = node.setdefault(p, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{path}: leaf {name!r} lies under another leaf: load it with like")
+        if last in node:
+            raise ValueError(f"{path}: leaf {name!r} lies above another leaf: load it with like")
+        node[last] = x
+    return out
+
+
+def inspect_file(path: str | os.PathLike[str]) -> FileInfo:
+    """What a compressed file (or, by an index, several) holds, from its header alone.
+
+    Raises:
+      FormatError: it is not of this format; OSError: it cannot be read.
+
+    >>> import tempfile, os, jax.numpy as jnp
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.ggjax.safetensors")
+    >>> _ = save_file({"w": jnp.zeros((64, 64))}, path, step=0.5)
+    >>> [(t.name, t.kind, t.step) for t in inspect_file(path).tensors]
+    [('w', 'uniform', 0.5)]
+    """
+    with opened(path, partial=True) as checkpoint:
+        return info_of(checkpoint)
+
+
+def verify_file(path: str | os.PathLike[str], *, progress: Progress = silent) -> FileInfo:
+    """Read all of a compressed file, check every CRC-32 and decode every tensor.
+
+    Args:
+      path: the file, or the index of several.
+      progress: called for every tensor.
+
+    Returns:
+      What ``inspect_file`` gives.
+
+    Raises:
+      FormatError: it is damaged; the message names the tensor and the chunk.
+      OSError: it cannot be read.
+
+    >>> import tempfile, os, jax.numpy as jnp
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.ggjax.safetensors")
+    >>> nbytes = save_file({"w": jnp.zeros((64, 64))}, path, step=0.5)
+    >>> verify_file(path).nbytes == nbytes
+    True
+    """
+    with opened(path) as checkpoint:
+        for name, array in load(checkpoint.leaves, checkpoint.leaves):
+            progress(name, array.nbytes)
+        return info_of(checkpoint)

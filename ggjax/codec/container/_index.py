@@ -1,0 +1,157 @@
+"""Checkpoints of one file or of several with an index: which files, which tensors of each, and new names."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ggjax._internal.atomic import check_target, new_file
+from ggjax.codec.container import _safetensors
+from ggjax.codec.container._safetensors import File, FormatError
+
+PLAIN, SUFFIX = ".safetensors", ".ggjax.safetensors"
+"""The usual ends of the names of plain and of compressed files."""
+
+INDEX = ".safetensors.index"
+"""What stands in the name of an index, before ``.json`` (or, say, ``.fp16.json``)."""
+
+
+class Index(NamedTuple):
+    """Which file of a checkpoint holds each of its tensors."""
+
+    files: list[Path]
+    weight_map: dict[str, str] | None  # the file of each tensor; None: a checkpoint of one file
+    rest: dict[str, Any]  # what else the index says
+
+    def tensors_of(self, file: File) -> list[str]:
+        """The tensors of an open file that belong to the checkpoint, in the order of their data.
+
+        Where the index names another file for one of them, that one counts.
+
+        Raises:
+          FormatError: the index names a tensor of this file that it does not have.
+        """
+        held, name = file.header.entries, Path(file.path).name
+        if self.weight_map is None:
+            return list(held)
+        missing = [t for t, f in self.weight_map.items() if f == name and t not in held]
+        if missing:
+            raise FormatError(f"{file.path}: has no tensor {missing[0]!r:.200}, which the index says is in it")
+        return [t for t in held if self.weight_map.get(t, name) == name]
+
+
+def index_of(path: str | os.PathLike[str]) -> Index:
+    """The index at a path; of a single file, one that takes it as it is.
+
+    Raises:
+      FormatError: it is not an index, or names a file outside its folder or one that is not there.
+      OSError: it cannot be read.
+    """
+    path = Path(path)
+    if path.suffix != ".json":
+        return Index([path], None, {})
+    try:
+        rest = json.loads(path.read_text("utf-8"))
+        weight_map = rest.pop("weight_map")
+        names = sorted(set(weight_map.values()))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+        raise FormatError(f"{path}: not the index of a checkpoint: {e}") from None
+    if not names:
+        raise FormatError(f"{path}: an index that names no tensor")
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise FormatError(f"{path}: names the file {name!r:.100}, expected one of the same folder")
+        if not (path.parent / name).is_file():
+            raise FormatError(f"{path}: names the file {name!r}, which is not there")
+    if not isinstance(rest.get("metadata") or {}, dict):
+        raise FormatError(f"{path}: its metadata is no object")
+    return Index([path.parent / name for name in names], weight_map, rest)
+
+
+class Plan(NamedTuple):
+    """What a command reads and writes."""
+
+    source: Path
+    pairs: list[tuple[Path, Path]]  # each file, and the one to make of it
+    index: Path | None  # to be written, for several files
+
+
+def plan(source: str | os.PathLike[str], out: str | os.PathLike[str] | None, *, compressed: bool) -> Plan:
+    """The files to be made of those of a checkpoint.
+
+    Args:
+      source: a file, or the index of several.
+      out: for a file, the file to write; for an index, the folder. None: beside the source, under another name.
+      compressed: whether the new files are the compressed ones.
+    """
+    source = Path(source)
+    files = index_of(source).files
+    if source.suffix != ".json":
+        return Plan(source, [(source, Path(out or source.with_name(renamed(source.name, compressed))))], None)
+    folder = Path(out or source.parent)
+    stem, _, end = source.name.removesuffix(".json").partition(INDEX)
+    stem = f"{stem}.ggjax" if compressed else stem.removesuffix(".ggjax")
+    pairs = [(f, folder / renamed(f.name, compressed)) for f in files]
+    twice = [t for t, n in Counter(t for _, t in pairs).items() if n > 1]
+    if twice:
+        raise ValueError(f"{source}: two of its files would both become {twice[0]}")
+    return Plan(source, pairs, folder / f"{stem}{INDEX}{end}.json")
+
+
+def renamed(name: str, compressed: bool) -> str:
+    """The usual name of the compressed form of a file, or of the plain form of a compressed one."""
+    if compressed:
+        return name.removesuffix(PLAIN) + SUFFIX
+    plain = name.removesuffix(SUFFIX)
+    return (plain if plain != name else name.removesuffix(PLAIN) + ".plain") + PLAIN
+
+
+def make_room(p: Plan, *, overwrite: bool) -> None:
+    """Check that all targets may be written, then make the folder of a checkpoint in several files.
+
+    Raises:
+      ValueError: one of them is also read.
+      FileExistsError: one is there, and not to be replaced; OSError: it cannot be written.
+    """
+    targets = [*(t for _, t in p.pairs), *([p.index] if p.index else [])]
+    refuse_same(p.source, targets)
+    for path in targets:
+        if path.parent.is_dir():
+            check_target(path, overwrite=overwrite)
+    if p.source.suffix == ".json":
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
+    for path in targets:
+        check_target(path, overwrite=overwrite)
+
+
+def refuse_same(source: str | os.PathLike[str], targets: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise ValueError where a target is the source, or one of the files that its index names."""
+    sources = [p for p in (Path(source), *index_of(source).files) if p.exists()]
+    for path in map(Path, targets):
+        if path.exists() and any(os.path.samefile(path, s) for s in sources):
+            raise ValueError(f"{path} is the input: choose another output")
+
+
+def write_index(
+    path: Path, weight_map: dict[str, str], rest: dict[str, Any] | None = None, *, overwrite: bool = True
+) -> None:
+    """Write the index of a checkpoint in several files."""
+    index = {**(rest or {}), "weight_map": weight_map}
+    with new_file(path, overwrite=overwrite) as f:
+        f.write((json.dumps(index, indent=2, sort_keys=True) + "\n").encode())
+
+
+def write_index_of(p: Plan, *, overwrite: bool) -> None:
+    """Write the index of the files of a plan, by what is in them."""
+    assert p.index is not None
+    weight_map: dict[str, str] = {}
+    total = 0
+    for _, target in p.pairs:
+        with _safetensors.opened(target) as f:
+            weight_map |= dict.fromkeys(f.header.entries, target.name)
+            total += sum(e.nbytes for e in f.header.entries.values())
+    rest = index_of(p.source).rest
+    metadata = {**(rest.get("metadata") or {}), "total_size": total}
+    write_index(p.index, weight_map, {**rest, "metadata": metadata}, overwrite=overwrite)

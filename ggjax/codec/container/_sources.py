@@ -1,0 +1,174 @@
+"""Reading checkpoints: which tensors of which files make up each leaf, and their arrays, a few at a time."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ggjax.codec import _decode
+from ggjax.codec._coded import Coded
+from ggjax.codec._compress import index_groups
+from ggjax.codec.container import _parse, _safetensors, _sections
+from ggjax.codec.container._index import index_of
+from ggjax.codec.container._metadata import Metadata, Stored
+from ggjax.codec.container._safetensors import File, FormatError
+from ggjax.codec.entropy._chunks import Damaged
+from ggjax.codec.quantize import _rf8
+
+GROUP = 1 << 22
+"""Tensors are read and decoded together up to so many weights."""
+
+
+class Source(NamedTuple):
+    """Where a block of a leaf is: a tensor of a file."""
+
+    file: File
+    name: str  # of the tensor
+    stored: Stored | None  # None: a tensor of a plain file
+    tables: list[np.ndarray]
+
+    @property
+    def where(self) -> str:
+        return f"{self.file.path}: tensor {self.name!r}"
+
+    @property
+    def dtype(self) -> str:
+        """The safetensors name of the weights' dtype."""
+        return self.stored.dtype if self.stored else self.file.header.entries[self.name].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the block."""
+        return self.stored.shape if self.stored else self.file.header.entries[self.name].shape
+
+    @property
+    def full(self) -> tuple[int, ...]:
+        """The shape of the leaf."""
+        return self.stored.full if self.stored else self.shape
+
+
+class Checkpoint(NamedTuple):
+    """An open checkpoint, of one file or of several."""
+
+    leaves: dict[str, list[Source]]
+    files: list[tuple[File, Metadata | None]]
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], *, plain: bool = False, partial: bool = False) -> Iterator[Checkpoint]:
+    """A compressed checkpoint.
+
+    Args:
+      path: a file, or the index of several.
+      plain: allow files that are not compressed (a damaged file may look like one).
+      partial: allow leaves of which some blocks are missing, as in one file of several.
+
+    Raises:
+      FormatError: it is not of this format, or its files do not belong together.
+      OSError: it cannot be read.
+    """
+    with contextlib.ExitStack() as stack:
+        index = index_of(path)
+        files: list[tuple[File, Metadata | None]] = []
+        for name in index.files:
+            file = stack.enter_context(_safetensors.opened(name))
+            is_plain = plain and not _parse.is_compressed(file.header)
+            files.append((file, None if is_plain else _parse.load(name, file.header)))
+        saves = {meta.save for _, meta in files if meta is not None}
+        if len(saves) > 1:
+            raise FormatError(f"{path}: its files were not written together: {', '.join(map(repr, saves))}")
+        leaves: dict[str, list[Source]] = {}
+        for file, meta in files:
+            for tensor in index.tensors_of(file):
+                stored = meta.tensors[tensor] if meta else None
+                source = Source(file, tensor, stored, meta.tables if meta else [])
+                leaves.setdefault(stored.leaf if stored else tensor, []).append(source)
+        if not partial:
+            for leaf, sources in leaves.items():
+                _check_cover(path, leaf, sources)
+        yield Checkpoint(leaves, files)
+
+
+def _check_cover(path: Any, name: str, sources: list[Source]) -> None:
+    """The blocks of a leaf fill it and do not overlap."""
+    blocks = [s.stored for s in sources if s.stored is not None and s.stored.start is not None]
+    if not blocks:
+        if len(sources) > 1:
+            raise FormatError(f"{path}: leaf {name!r} stands in several files, and no index says which counts")
+        return
+    first = blocks[0]
+    same = len(blocks) == len(sources) and all((b.full, b.dtype) == (first.full, first.dtype) for b in blocks)
+    filled = sum(math.prod(b.shape) for b in blocks) == math.prod(first.full)
+    if not same or not filled or _overlap(blocks):
+        raise FormatError(f"{path}: the {len(blocks)} blocks of leaf {name!r} do not fill it")
+
+
+def _overlap(blocks: list[Stored]) -> bool:
+    """Whether any two blocks have an element in common."""
+    starts = np.array([b.start for b in blocks], np.int64).reshape(len(blocks), -1)
+    ends = starts + np.array([b.shape for b in blocks], np.int64).reshape(starts.shape)
+    for i in range(len(blocks) - 1):
+        apart = (starts[i + 1 :] >= ends[i]) | (ends[i + 1 :] <= starts[i])
+        if not apart.any(1).all():
+            return True
+    return False
+
+
+def load(leaves: Mapping[str, list[Source]], names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of leaves, a few decoded at a time.
+
+    Raises:
+      FormatError: a tensor is damaged.
+    """
+    sizes = [(n, math.prod(leaves[n][0].full)) for n in names]
+    for group in index_groups(sizes, GROUP):
+        arrays = iter(_arrays([s for n in group for s in leaves[n]]))
+        for n in group:
+            blocks = [(s, next(arrays)) for s in leaves[n]]
+            if len(blocks) == 1:
+                yield n, blocks[0][1]
+                continue
+            out = np.empty(blocks[0][0].full, _safetensors.DTYPES[blocks[0][0].dtype])
+            for s, block in blocks:
+                assert s.stored is not None and s.stored.start is not None
+                out[tuple(slice(i, i + k) for i, k in zip(s.stored.start, block.shape, strict=True))] = block
+            yield n, out
+
+
+def plain_bytes(checkpoint: Checkpoint) -> int:
+    """The bytes of all tensors before compression."""
+    sizes = ((math.prod(s.shape), s.dtype) for sources in checkpoint.leaves.values() for s in sources)
+    return sum(n * np.dtype(_safetensors.DTYPES[dtype]).itemsize for n, dtype in sizes)
+
+
+def _arrays(sources: list[Source]) -> list[np.ndarray]:
+    """The arrays of blocks, decoded together."""
+    read: list[Any] = [_read(s) for s in sources]
+    coded = [i for i, x in enumerate(read) if isinstance(x, Coded)]
+    try:
+        arrays = _decode.arrays([read[i] for i in coded], [sources[i].where for i in coded])
+    except Damaged as e:
+        raise FormatError(str(e)) from None
+    for i, array in zip(coded, arrays, strict=True):
+        c = read[i]
+        if c.meta.kind == "rf8":
+            array = _rf8.decoded(array, c.meta.exponent, c.meta.dtype).astype(jnp.dtype(c.meta.dtype))
+        read[i] = array
+    return read
+
+
+def _read(s: Source) -> Any:
+    """The coded form of a block, or its array where it is kept as it is."""
+    e = s.file.header.entries[s.name]
+    if s.stored is None:
+        return _safetensors.read_array(s.file, s.name)
+    data = _safetensors.read_bytes(s.file, e.begin, e.end)
+    if s.stored.meta is not None:
+        return _sections.coded_of(s.where, s.stored, data, s.tables)
+    if _safetensors.crc32(data) != s.stored.chunks[0].crc:
+        raise FormatError(f"{s.where}: its CRC-32 does not fit")
+    return _safetensors.as_array(data, s.stored.dtype, s.stored.shape)

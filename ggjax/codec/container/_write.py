@@ -1,0 +1,169 @@
+"""Writing compressed files: coded leaves and others, by this process or by each of several."""
+
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggjax.codec._coded import Coded
+from ggjax.codec._compressed import Blocks, is_array
+from ggjax.codec._shards import owners_of
+from ggjax.codec.container import _metadata, _safetensors, _sections
+from ggjax.codec.container._index import INDEX, PLAIN, SUFFIX, write_index
+from ggjax.codec.container._metadata import Piece
+from ggjax.codec.container._safetensors import Tensor
+
+Stated = dict[str, dict[str, Any]]
+
+
+def write(
+    path: str | os.PathLike[str] | None,
+    leaves: Iterable[tuple[str, Any]],
+    original: dict[str, str],
+    *,
+    overwrite: bool = True,
+    save: Callable[[Stated], str] = lambda stated: "",
+) -> int:
+    """Write named leaves, coded ones and others; or only measure the file, where the path is None.
+
+    Args:
+      path: the file.
+      leaves: (name, leaf); of leaves in blocks, those that this process owns are written.
+      original: the metadata of the checkpoint that was compressed.
+      overwrite: replace the file if it is there.
+      save: gives the name of the save, for checkpoints of several files; called when all tensors are written.
+
+    Returns:
+      The bytes of the file.
+    """
+    stated: Stated = {}
+    tables: dict[bytes, int] = {}
+    stack: list[np.ndarray] = []
+
+    def tensors() -> Iterator[Tensor]:
+        for name, leaf in leaves:
+            if isinstance(leaf, Blocks):
+                owners = owners_of(leaf)
+                for start, block in zip(leaf.starts, leaf.blocks, strict=True):
+                    if owners[start] == jax.process_index():
+                        yield tensor(block_name(name, start), block, (name, start, leaf.shape))
+            else:
+                yield tensor(name, leaf, None)
+
+    def tensor(name: str, x: Any, block: Any) -> Tensor:
+        if not isinstance(x, Coded):
+            array = np.asarray(x)
+            array = array.astype(array.dtype.newbyteorder("="), copy=False)
+            dtype, data = _dtype_name(name, array.dtype), _safetensors.as_bytes(array)
+            piece = Piece(len(data), zlib.crc32(data))
+            stated[name] = _metadata.describe(dtype, array.shape, None, Piece(0, 0), [piece], [], block)
+            return Tensor(name, dtype, array.shape, [data])
+        numbers = []
+        for table in np.asarray(x.tables):
+            numbers.append(tables.setdefault(table.tobytes(), len(tables)))
+            if numbers[-1] == len(stack):
+                stack.append(table)
+        dtype = _dtype_name(name, np.dtype(jnp.dtype(x.meta.dtype)))
+
+        def data() -> Iterator[bytes]:  # one chunk at a time
+            side, chunks = _sections.sections_of(x)
+            pieces = []
+            for piece in itertools.chain([side], chunks):
+                pieces.append(Piece(len(piece), zlib.crc32(piece)))
+                yield piece
+            stated[name] = _metadata.describe(
+                dtype, x.meta.shape, x.meta, pieces[0], pieces[1:], numbers, block
+            )
+
+        return Tensor(name, "U8", (x.stream_bytes,), data())
+
+    def metadata() -> dict[str, str]:
+        return {_metadata.KEY: _metadata.dump(stated, stack, original, save(stated))}
+
+    if path is None:
+        return _safetensors.measure(tensors(), metadata)
+    return _safetensors.write(path, tensors(), metadata, overwrite=overwrite)
+
+
+def check_arrays(leaves: Iterable[tuple[str, Any]]) -> None:
+    """Raise TypeError naming the first leaf that a file cannot hold."""
+    for name, x in leaves:
+        if not is_array(x):
+            what = f"an array of dtype {x.dtype}" if hasattr(x, "dtype") else f"{x!r:.60} ({type(x).__name__})"
+            raise TypeError(
+                f"leaf {name!r}: a file holds arrays and numbers, got {what}: save the tree without it (of an "
+                "Equinox module, eqx.filter(module, eqx.is_array); of PRNG keys, jax.random.key_data)"
+            )
+        if not isinstance(x, Coded):
+            _dtype_name(name, np.dtype(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype)
+
+
+def _dtype_name(name: str, dtype: np.dtype) -> str:
+    dtype = dtype.newbyteorder("=")
+    if dtype not in _safetensors.NAMES:
+        raise TypeError(f"leaf {name!r}: safetensors has no dtype for {dtype}: save the tree without it")
+    return _safetensors.NAMES[dtype]
+
+
+def block_name(name: str, start: tuple[int, ...]) -> str:
+    """The name of the tensor of a block."""
+    return f"{name}@{','.join(map(str, start))}"
+
+
+def write_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
+    """Write the blocks of this process to its file and, in the first process, the index of all files.
+
+    All files bear the name of the save, a checksum of what they hold, so that those of two saves are never
+    taken for one checkpoint. If one process fails, all do.
+    """
+    from jax.experimental.multihost_utils import process_allgather, sync_global_devices
+
+    number, first = jax.process_count(), jax.process_index() == 0
+    stem = path.name.removesuffix(SUFFIX).removesuffix(PLAIN)
+    files = [f"{stem}-{i + 1:05d}-of-{number:05d}{SUFFIX}" for i in range(number)]
+    weight_map = {}
+    for name, x in leaves:
+        if isinstance(x, Blocks):
+            weight_map |= {block_name(name, start): files[process] for start, process in owners_of(x).items()}
+        else:
+            weight_map[name] = files[0]
+    mine = [(n, x) for n, x in leaves if first or isinstance(x, Blocks)]
+    agreed = False
+
+    def agree(good: int, crc: int) -> str:
+        nonlocal agreed
+        agreed = True
+        all_of_them = np.asarray(process_allgather(np.array([good, crc], np.uint32))).reshape(-1, 2)
+        if not all_of_them[:, 0].all():
+            raise RuntimeError(
+                f"process {int(np.argmin(all_of_them[:, 0]))} could not write its file of {path}"
+            )
+        return f"{zlib.crc32(all_of_them.tobytes()):08x}"
+
+    try:
+        nbytes = write(
+            path.with_name(files[jax.process_index()]),
+            mine,
+            {},
+            save=lambda stated: agree(1, zlib.crc32(json.dumps(stated, sort_keys=True).encode())),
+        )
+    except BaseException:
+        if not agreed:
+            with_failure = agree
+            try:
+                with_failure(0, 0)
+            except RuntimeError:
+                pass  # the cause is on its way
+        raise
+    sync_global_devices("ggjax: all files are written")
+    if first:
+        write_index(path.with_name(f"{stem}.ggjax{INDEX}.json"), weight_map)
+    sync_global_devices("ggjax: the index is written")
+    return nbytes

@@ -1,0 +1,1 @@
+"""From keys to words: tokens, their models, and the two coders, rANS and zstd."""
