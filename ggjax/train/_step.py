@@ -19,7 +19,6 @@ from ggjax._internal import trees
 from ggjax._internal.power import power
 from ggjax.gennorm import _density
 
-
 _SQUARABLE = 2.0**-60
 """The squares of smaller weights, and what divides them, run out of the normal numbers of float32."""
 
