@@ -40,7 +40,7 @@ CASES = {
     "apply_updates_stochastic": Case(
         lambda t: ggjax.apply_updates_stochastic(t, jax.tree.map(jnp.zeros_like, t), KEY), True, True
     ),
-    "deepshape": Case(lambda t: ggjax.deepshape(t, step=STEP, min_count=3)[0], True, False),
+    "deepshape": Case(lambda t: ggjax.deepshape(t, step=STEP)[0], True, False),
     "rf8": Case(lambda t: rf8.tree_decode(rf8.tree_encode(t)), True, True),
     "rf8_nearest": Case(lambda t: rf8.tree_decode(rf8.tree_encode(t, axis=-1, rounding="nearest")), True, True),
     "entropy": Case(lambda t: ggjax.rate.bits(t, STEP), False, False),

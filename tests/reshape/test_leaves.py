@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ggjax import DeepShapeInfo, deepshape
-from ggjax.reshape import _deepshape, _histogram
+from ggjax.reshape import _deepshape, _histogram, _levels
 from tests.reshape.reference import METHODS, STEP, draw, levels, reference
 
 
@@ -64,16 +64,39 @@ def test_degenerate_trees_are_defined(method):
         assert abs(float(new) - np.float32(value)) <= 0.3 and all(map(np.isfinite, jax.tree.leaves(info)))
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_narrow_dtypes_get_the_nearest_value(dtype):
-    x = jnp.asarray(draw(0.8, 50_000, 0.02)).astype(dtype)
-    tree = {"w": x, "ids": jnp.arange(3), "b": jnp.float32([0.01, 0.02])}
-    new, _ = deepshape(tree, min_count=0)
-    assert new["w"].dtype == dtype and new["b"].dtype == jnp.float32
-    np.testing.assert_array_equal(new["ids"], tree["ids"])
-    wide, _ = deepshape({**tree, "w": x.astype(jnp.float32)}, min_count=0)
-    np.testing.assert_array_equal(new["w"], wide["w"].astype(dtype))
-    np.testing.assert_array_equal(new["b"], wide["b"])
+NARROW = ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
+
+
+def test_narrow_dtypes_get_the_nearest_value_and_others_pass():
+    x = jnp.asarray(draw(0.8, 20_000, 0.02))
+    weights = {name: x.astype(name) for name in NARROW} | {"b": jnp.float32([0.01, 0.02])}
+    others = {
+        "ids": jnp.arange(3),
+        "scales": jnp.ones(3, jnp.float8_e8m0fnu),
+        "codes": jnp.ones(3, jnp.float4_e2m1fn),
+        "activation": jax.nn.relu,
+        "name": "dense",
+        "key": jax.random.key(0),
+    }
+    new, _ = deepshape({**weights, **others}, min_count=0)
+    wide, _ = deepshape(jax.tree.map(lambda v: v.astype(jnp.float32), weights), min_count=0)
+    for name, w in weights.items():
+        assert new[name].dtype == w.dtype
+        np.testing.assert_array_equal(new[name], wide[name].astype(w.dtype))
+    assert all(new[k] is v for k, v in others.items())
+
+
+def test_no_level_is_beyond_the_range_of_a_dtype():
+    for dtype, weight, step in (
+        ("float8_e4m3fn", 448, 250),
+        ("float16", 65504, 40_000),
+        ("float32", 3e38, 2e38),
+    ):
+        x, step = jnp.asarray(weight, dtype), jnp.float32(step)
+        q = _levels.level_of(x, step)
+        assert float(q) == 2
+        assert float(_levels.value_of(q, x, step)) == float(jnp.finfo(dtype).max)
+        assert float(_levels.value_of(-q, x, step)) == -float(jnp.finfo(dtype).max)
 
 
 def test_float64_weights():
