@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ggjax.app import _training
-from tests.benchmarks import arms
+from tests.benchmarks import arms, arms_report
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -63,7 +63,7 @@ def words_and_numbers(text):
 def test_the_arms_are_those_of_their_last_run():
     found = json.loads((ROOT / "tests/benchmarks/arms.json").read_text())
     table = README.split("<!-- arms table -->")[1].split("<!-- end of arms table -->")[0]
-    assert table.strip() == arms.markdown(found).strip()
+    assert table.strip() == arms_report.markdown(found).strip()
     settings = dict(found["settings"])
     del settings["parameters"]
     assert settings == arms.used(_training.FULL)

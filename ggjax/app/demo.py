@@ -119,9 +119,7 @@ def show(results: dict[str, Any], out: str | os.PathLike[str]) -> None:
             f"  loss {row['loss']:.3f} (Adam's + {100 * row['rise']:g} %): "
             f"Adam {row['adam']:.2f}, BackSlash {row['backslash']:.2f} ({-100 * row['saved']:+.0f} %)"
         )
-    console.print(
-        "What the init itself gives against Glorot's: python -m tests.benchmarks.arms, and the README."
-    )
+    console.print("What the init itself gives: see the README, or run python -m tests.benchmarks.arms")
     console.print(f"\nWrote life.png, results.json and the files of the models to {Path(out)}")
 
 

@@ -1,10 +1,10 @@
 """Density, distribution, entropy and spread of the law."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from ggjax._internal import trees
@@ -31,7 +31,7 @@ def std(nu: ArrayLike, scale: ArrayLike = 1.0) -> jax.Array:
 def _std(nu: jax.Array, scale: jax.Array) -> jax.Array:
     a = 1 / nu
     # Gamma(1 + x) = x Gamma(x): no large numbers cancel, however large nu is.
-    log_ratio = _special.log_gamma1p(3 * a) - _special.log_gamma1p(a) - np.log(3)
+    log_ratio = _special.log_gamma1p(3 * a) - _special.log_gamma1p(a) - math.log(3)
     return scale * jnp.exp(0.5 * log_ratio)
 
 
@@ -118,7 +118,7 @@ def entropy_unchecked(nu: ArrayLike, scale: ArrayLike) -> jax.Array:
 @jax.jit
 def _entropy(nu: jax.Array, scale: jax.Array) -> jax.Array:
     a = 1 / nu
-    return a + jnp.log(scale) + (_special.log_gamma1p(a) + np.log(2))
+    return a + jnp.log(scale) + (_special.log_gamma1p(a) + math.log(2))
 
 
 @jax.custom_jvp
@@ -160,7 +160,7 @@ def log_quotient(x: jax.Array, scale: jax.Array) -> jax.Array:
 
 def log_density(x: jax.Array, nu: jax.Array, scale: jax.Array) -> jax.Array:
     """``logpdf`` about 0, of arrays of one dtype."""
-    return -(jnp.log(scale) + (_special.log_gamma1p(1 / nu) + np.log(2)) + power(x, nu, scale))
+    return -(jnp.log(scale) + (_special.log_gamma1p(1 / nu) + math.log(2)) + power(x, nu, scale))
 
 
 @jax.custom_jvp
@@ -196,7 +196,7 @@ def distribution_by_nu(x: jax.Array, nu: jax.Array, scale: jax.Array, dnu: jax.A
     log_z = log_quotient(jnp.where(inside, x, scale), scale)
 
     def tail(nu: jax.Array) -> jax.Array:
-        t = jnp.exp(jnp.minimum(nu * log_z, np.log(_NOTHING_BEYOND)))
+        t = jnp.exp(jnp.minimum(nu * log_z, math.log(_NOTHING_BEYOND)))
         return 0.5 * _special.outer(log_z, t, nu)
 
     change = jax.jvp(tail, (nu,), (dnu,))[1]

@@ -1,10 +1,10 @@
 """Quantiles of the law, by Halley's method (JAX has no inverse of the incomplete gamma functions)."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
@@ -52,7 +52,7 @@ def quantile(q: jax.Array, nu: jax.Array) -> jax.Array:
 def _quantile_jvp(primals: Any, tangents: Any) -> Any:
     (q, nu), (dq, dnu) = primals, tangents
     x = quantile(q, nu)
-    one = jnp.ones_like(x)
+    one = jnp.asarray(1, x.dtype)
     stretch = finite(jnp.exp(-log_density(x, nu, one)))
     return x, stretch * (dq - distribution_by_nu(x, nu, one, dnu))
 
@@ -75,7 +75,7 @@ def distance(inner: jax.Array, outer: jax.Array, nu: jax.Array) -> jax.Array:
     log_gamma = _special.log_gamma1p(1 / nu)
 
     def step(_: Any, log_z: jax.Array) -> jax.Array:
-        log_t = jnp.minimum(nu * log_z, np.log(_LARGEST_T))
+        log_t = jnp.minimum(nu * log_z, math.log(_LARGEST_T))
         t = jnp.exp(log_t)
         inside, outside = _special.log_inner(log_z, t, nu), _special.log_outer(log_z, t, nu)
         value = jnp.where(by_inner, inside, outside)

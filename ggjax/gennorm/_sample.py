@@ -1,6 +1,7 @@
 """Drawing from the law."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -178,9 +179,9 @@ def _traced_quantile_cells(nu: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _tail(nu: jax.Array) -> jax.Array:
     """The root mean square of the values beyond the quantile of probability 2^-31."""
     a = 1 / nu
-    probability = jnp.full_like(nu, 2.0**-31)
+    probability = jnp.asarray(2.0**-31, nu.dtype)
     x = distance(1 - probability, probability, nu)
-    t = jnp.maximum(power(x, nu, jnp.ones_like(nu)), 1)
-    log_share = _special.log_gamma1p(3 * a) - _special.log_gamma1p(a) - np.log(3)
+    t = jnp.maximum(power(x, nu, jnp.asarray(1, nu.dtype)), 1)
+    log_share = _special.log_gamma1p(3 * a) - _special.log_gamma1p(a) - math.log(3)
     mean_square = jnp.exp(log_share) * gammaincc(3 * a, t) / gammaincc(a, t)
     return jnp.where(t > 1, jnp.sqrt(mean_square), x)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import digamma, gammainc, gammaincc, gammaln
+from jax.typing import ArrayLike
 from numpy.polynomial import Chebyshev, Polynomial
 
 
@@ -29,8 +30,9 @@ def log_gamma1p(a: jax.Array) -> jax.Array:
     if a.dtype != np.float32:
         return general
     small = jnp.minimum(a, 1)
-    near = jnp.full_like(small, _gamma_coefficients()[-1])
-    for c in _gamma_coefficients()[-2::-1]:
+    last, *others = _gamma_coefficients()[::-1]
+    near = last
+    for c in others:
         near = near * small + c
     return jnp.where(a < 1, small * (small - 1) * near, general)
 
@@ -73,10 +75,10 @@ def log_outer(log_z: jax.Array, t: jax.Array, nu: jax.Array) -> jax.Array:
 
 def log_inner_of_one(nu: jax.Array) -> jax.Array:
     """log P(1/nu, 1): where the series ends."""
-    return _log_inner_below_one(jnp.zeros_like(nu), jnp.ones_like(nu), nu)
+    return _log_inner_below_one(0.0, 1.0, nu)
 
 
-def _log_inner_below_one(log_z: jax.Array, t: jax.Array, nu: jax.Array) -> jax.Array:
+def _log_inner_below_one(log_z: ArrayLike, t: ArrayLike, nu: jax.Array) -> jax.Array:
     """log P(1/nu, t) for t <= 1, and some finite number above."""
     a, t = 1 / nu, jnp.minimum(t, 1)
     return jnp.minimum(log_z, 0) - log_gamma1p(a) - t + jnp.log1p(_series(a, t))
@@ -84,9 +86,9 @@ def _log_inner_below_one(log_z: jax.Array, t: jax.Array, nu: jax.Array) -> jax.A
 
 def _series(a: jax.Array, t: jax.Array) -> jax.Array:
     """t / (a + 1) + t^2 / ((a + 1) (a + 2)) + ... for t up to 1."""
-    last = 10 if t.dtype == np.float32 else 18  # what follows is below 1 / (last + 1)!, the dtype's rounding
-    total = jnp.zeros_like(t)
-    for k in range(last, 0, -1):
+    last = 10 if a.dtype == np.float32 else 18  # what follows is below 1 / (last + 1)!, the dtype's rounding
+    total = t / (a + last)
+    for k in range(last - 1, 0, -1):
         total = t / (a + k) * (1 + total)
     return total
 

@@ -101,7 +101,7 @@ def _spread(x: Any, axis_name: AxisName) -> tuple[str, ...]:
 
 
 def _varies(x: Any) -> frozenset[str]:
-    return getattr(jax.typeof(x), "vma", frozenset())
+    return jax.typeof(x).manual_axis_type.varying
 
 
 _ALIKE = 16

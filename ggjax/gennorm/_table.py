@@ -92,13 +92,23 @@ def shape_from_ratio(ratio: ArrayLike, method: Method = "table") -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _shape_from_ratio(ratio: jax.Array, method: Method) -> jax.Array:
-    nus, ratios = (t.astype(ratio.dtype) for t in table())
+    nus, ratios = table()
+    row = (1,) * ratio.ndim + (-1,)
     if method == "interp":
-        nu = jnp.interp(ratio, ratios[::-1], nus[::-1])
+        larger = ratio[..., None] < ratios.astype(ratio.dtype).reshape(row)
+        entry = jnp.clip(jnp.sum(larger, -1, dtype=np.int32), 1, TABLE_SIZE - 1) - 1
     else:
-        row = (1,) * ratio.ndim + (-1,)
-        entry = jnp.argmin(jnp.abs(ratio[..., None] - ratios.reshape(row)), -1)
-        # Read the entry by a sum over the table: exact, and a lookup would refuse a sharded ratio.
-        hit = entry[..., None] == np.arange(TABLE_SIZE).reshape(row)
-        nu = jnp.sum(jnp.where(hit, nus.reshape(row), 0), -1)
+        entry = jnp.argmin(jnp.abs(ratio[..., None] - ratios.astype(ratio.dtype).reshape(row)), -1)
+    # Read the entry by a sum over the table: exact, and a lookup would refuse a sharded ratio.
+    hit = entry[..., None] == np.arange(TABLE_SIZE).reshape(row)
+
+    def read(column: np.ndarray) -> jax.Array:
+        return jnp.sum(jnp.where(hit, column.astype(ratio.dtype).reshape(row), 0), -1)
+
+    nu = read(nus)
+    if method == "interp":
+        slope = np.append(np.diff(nus) / np.diff(ratios), 0)
+        low, high = ratios[-1], ratios[0]
+        inside = jnp.clip(ratio, jnp.asarray(low, ratio.dtype), jnp.asarray(high, ratio.dtype))
+        nu += (inside - read(ratios)) * read(slope)
     return jnp.where(jnp.isnan(ratio), ratio, nu)

@@ -70,16 +70,19 @@ def rates_of(counted: Counted, codes: Sequence[_codes.Code]) -> tuple[float, dic
     """
     s, k = counted.summary, len(counted.levels)
     pad = (0, room(k) - k)
-    nu, rates = jax.device_get(
-        _codes.measure(
-            np.pad(counted.levels, pad).astype(np.int32),
-            np.pad(counted.counts, pad).astype(np.float32),
-            (int(s.low), int(s.high)),
-            (s.first, s.second),
-            float(max(counted.size, 1)),
-            codes=tuple(c for c in codes if c != "huffman"),
+    # The counts are finite and so are the rates: jax_debug_nans would only stumble on the NaN that jax itself
+    # writes into the program of gammainc.
+    with jax.debug_nans(False):
+        nu, rates = jax.device_get(
+            _codes.measure(
+                np.pad(counted.levels, pad).astype(np.int32),
+                np.pad(counted.counts, pad).astype(np.float32),
+                (int(s.low), int(s.high)),
+                (s.first, s.second),
+                float(max(counted.size, 1)),
+                codes=tuple(c for c in codes if c != "huffman"),
+            )
         )
-    )
     if not counted.size:
         return float(nu), dict.fromkeys(codes, 0.0)
     if "huffman" in codes:

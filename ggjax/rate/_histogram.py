@@ -33,30 +33,29 @@ def step_limits(leaves: list[Any]) -> jnp.finfo:
     return jnp.finfo(jnp.float32 if narrow else jnp.float64)
 
 
-def in_steps(x: Any, step: Any) -> jax.Array:
-    """The weights over the step, in float32, or float64 for float64 weights."""
-    x = trees.wide(x)
-    return x / jnp.asarray(step).astype(x.dtype)
-
-
 def as_levels(x: Any, step: Any) -> jax.Array:
     """The levels of the weights, int32."""
-    return jnp.round(in_steps(x, step)).astype(jnp.int32)
+    x = trees.wide(x)
+    return jnp.round(x / _like(step, x)).astype(jnp.int32)
 
 
 @jax.jit
 def summarize(x: Any, step: Any) -> Summary:
-    """The range and the moments of one leaf."""
-    x = in_steps(x, step)
-    # Rounding keeps the order of weights: it may wait until the smallest and the largest are found.
-    low, high = jnp.round(jnp.min(x)), jnp.round(jnp.max(x))
+    """The range and the moments of one leaf, in float32, or float64 for float64 weights."""
+    x = trees.wide(x)
+    step = _like(step, x)
+    # Dividing and rounding keep the order of weights: both may wait until the ends are found.
+    low, high = jnp.round(jnp.min(x) / step), jnp.round(jnp.max(x) / step)
+    # A quotient for several sums would be kept, in the memory of the leaf; products are worked out anew for
+    # each. Two of them, as the reciprocal of a large step is no normal number.
+    factor = 1 / jnp.sqrt(step)
+    x = x * factor * factor
     mean = jnp.mean(x)
-    return Summary(low, high, *moments(x), mean, jnp.sum((x - mean) ** 2))
+    return Summary(low, high, jnp.sum(jnp.abs(x)), jnp.sum(x * x), mean, jnp.sum((x - mean) ** 2))
 
 
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(sum |x|, sum x^2)."""
-    return jnp.sum(jnp.abs(x)), jnp.sum(x * x)
+def _like(step: Any, x: jax.Array) -> jax.Array:
+    return jnp.asarray(step).astype(x.dtype)
 
 
 def empty(size: int) -> jax.Array:

@@ -48,7 +48,7 @@ class RF8Array:
     >>> q
     RF8Array(codes=uint8(2, 2), exponents=int8(2, 1), dtype=float32)
     >>> q[0].exponents.tolist(), np.asarray(q[0]).tolist()
-    ([-15], [0.5, 0.75])
+    ([-16], [0.5, 0.75])
     >>> (jnp.ones((1, 2)) @ q).tolist()
     [[0.59375, 0.75]]
     """

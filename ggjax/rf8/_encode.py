@@ -66,8 +66,8 @@ def encode_array(x: jax.Array, *, axis: Axis, rounding: Rounding) -> RF8Array:
     # The greatest magnitude, by two reductions of x itself: before a reduction of the bits, XLA would store all
     # of them. A NaN wins both, and an infinity one of them.
     high, low = (f(x, axis, keepdims=True, initial=0) for f in (jnp.max, jnp.min))
-    top = _bits(jnp.maximum(high, -low)) & _rounding.ABS
-    codes, exponents = _rounding.codes_of(_bits(x), top, x.dtype, rounding, jnp)
+    top = bits_of(jnp.maximum(high, -low)) & _rounding.ABS
+    codes, exponents = _rounding.codes_of(bits_of(x), top, x.dtype, rounding, jnp)
     return RF8Array(codes, exponents, x.dtype)
 
 
@@ -85,7 +85,8 @@ def _round(x: jax.Array, *, axis: Axis, rounding: Rounding) -> jax.Array:
     return floats(q.codes, q.exponents, q.dtype)
 
 
-def _bits(x: jax.Array) -> jax.Array:
+def bits_of(x: jax.Array) -> jax.Array:
+    """The bits of the weights as float32, int32 of the same shape."""
     return lax.bitcast_convert_type(_rounding.float32(x, jnp), jnp.int32)
 
 

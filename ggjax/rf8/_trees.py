@@ -13,6 +13,7 @@ from ggjax.rf8._array import RF8Array, check_form
 from ggjax.rf8._decode import decode
 from ggjax.rf8._encode import Axis, encode_array, encode_on_host, has_axes, static_axis
 from ggjax.rf8._format import NOT_FINITE, floats_on_host
+from ggjax.rf8._pack import MOST, encode_packed
 from ggjax.rf8._rounding import Rounding, check_rounding
 
 _SMALL = 1 << 16
@@ -48,16 +49,22 @@ def tree_encode(
     """
     check_rounding(rounding)
     flat = trees.flatten(params, mask)
-    names, leaves = flat.weight_names(), flat.weights()
-    small = [_is_small(x) for x in leaves]
-    encoded = []
-    for name, x, s in zip(names, leaves, small, strict=True):
+    encoded: list[Any] = flat.weights()
+    packs: dict[Any, list[int]] = {}
+    for i, (name, x) in enumerate(zip(flat.weight_names(), flat.weights(), strict=True)):
         options = {"axis": static_axis(axis) if has_axes(x.ndim, axis) else None, "rounding": rounding}
-        if s:  # checks its result
-            encoded.append(_on_host(functools.partial(_encode_small, name, **options), x))
+        if _is_small(x):
+            encoded[i] = _on_host(functools.partial(_encode_small, name, **options), x)
+        elif _can_be_packed(x, options["axis"]):
+            packs.setdefault(x.dtype, []).append(i)
         else:
             trees.check_finite([name], [x])  # one by one: leaves may lie on different devices
-            encoded.append(encode_array(jnp.asarray(x), **options))
+            encoded[i] = encode_array(jnp.asarray(x), **options)
+    for indices in packs.values():
+        for start in range(0, len(indices), MOST):
+            pack = indices[start : start + MOST]
+            for i, q in zip(pack, encode_packed([encoded[i] for i in pack], rounding=rounding), strict=True):
+                encoded[i] = q
     return flat.replace(encoded)
 
 
@@ -95,6 +102,12 @@ def _is_small(x: Any) -> bool:
     if isinstance(x, jax.Array) and not (x.is_fully_addressable and len(x.sharding.device_set) == 1):
         return False
     return x.size < _SMALL
+
+
+def _can_be_packed(x: Any, axis: Axis) -> bool:
+    """Whether a leaf is traced, small, with one exponent, and surely on one device: packing would gather a
+    sharded one, and under jit it is not known which are sharded."""
+    return isinstance(x, jax.core.Tracer) and axis is None and x.size < _SMALL and jax.device_count() == 1
 
 
 def _on_host(f: Callable[[Any], Any], x: Any) -> Any:

@@ -1,18 +1,15 @@
 """BackSlash: rate-regularised training as a gradient transformation (arXiv 2504.16968, ICML 2025)."""
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax import lax
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.train import _moments, _step
+from ggjax.train import _arguments, _law, _packs, _step
 
 NO_PARAMS = (
     "backslash works on the parameters and got none: call update(updates, state, params), and put "
@@ -56,7 +53,7 @@ def backslash(
     per_leaf: bool = False,
     clamp: bool = False,
     move_idle: bool = False,
-    axis_name: _moments.AxisName = None,
+    axis_name: _law.AxisName = None,
     mask: trees.Mask | Literal["kernels"] = "kernels",
 ) -> optax.GradientTransformationExtraArgs:
     """Lower the coded size of the weights while they train. Goes after the optimizer in ``optax.chain``.
@@ -79,9 +76,9 @@ def backslash(
         number of weights: 2e3 was made for some 10^8 (a step of 2e-5), and on 10^5 weights it destroys the
         model in ten updates. See also ``follow_learning_rate``.
 
-    Which weights? By default those that ``ggjax.masks.kernels`` selects: nu is fitted to them, n counts them, and
-    they alone are moved. The code published with the paper takes every parameter of the model, biases and the
-    scales of normalization layers too. Those are few and do not follow the law of the kernels (scales lie
+    Which weights? By default those that ``ggjax.masks.kernels`` selects: nu is fitted to them, n counts them,
+    and they alone are moved. The code published with the paper takes every parameter of the model, biases and
+    the scales of normalization layers too. Those are few and do not follow the law of the kernels (scales lie
     around 1), so they spoil the fit, and a pull to zero harms them; ``mask=None`` selects all floating leaves,
     as that code does. Among the selected ones
 
@@ -101,8 +98,8 @@ def backslash(
       * On bfloat16 and float16 weights a step below half an ulp vanishes when it is added: keep float32 master
         weights, or add updates with ``ggjax.apply_updates_stochastic``.
       * With ``optax.inject_hyperparams`` keep the numbers in float32: ``optax.inject_hyperparams(backslash,
-        hyperparam_dtype=jnp.float32)(strength=0.02, learning_rate=schedule)``. A mask that is a function has
-        to be named in its ``static_args``.
+        hyperparam_dtype=jnp.float32)(strength=0.02, learning_rate=schedule)``. A mask that is a function has to
+        be named in its ``static_args``.
       * Inside ``jax.shard_map``, where a device sees only its part of the weights, pass ``axis_name``. Arrays
         that are sharded under ``jax.jit`` need nothing.
 
@@ -122,7 +119,7 @@ def backslash(
       move_idle: move weights whose update is exactly zero, too.
       axis_name: the mesh axis, or a sequence of them, over which the weights are split inside
         ``jax.shard_map``; nu and n then are those of the whole.
-      mask: the leaves to act on: "kernels", a tree of bools, prefix of one, or a function from params to one;
+      mask: the leaves to act on: "kernels", a tree of bools, a prefix of one, or a function from params to one;
         None for all floating leaves. Leaves that are not floating are never touched.
 
     Returns:
@@ -153,30 +150,19 @@ def backslash(
     References:
       Wu et al., BackSlash: Rate Constrained Optimized Training of Large Language Models, ICML 2025.
     """
-    _check(
-        rate_weight=rate_weight,
-        strength=strength,
-        learning_rate=learning_rate,
-        eps=eps,
-        gg_shape=gg_shape,
-        estimate_every=estimate_every,
-        per_leaf=per_leaf,
-        clamp=clamp,
-        move_idle=move_idle,
-        mask=mask,
-    )
+    flags = {"per_leaf": per_leaf, "clamp": clamp, "move_idle": move_idle}
+    _arguments.check(rate_weight, strength, learning_rate, eps, gg_shape, estimate_every, mask, **flags)
     if isinstance(mask, str):
         mask = masks.kernels
     at_every_update = not isinstance(estimate_every, jax.Array) and estimate_every == 1
-    known = float(np.asarray(gg_shape)) if gg_shape is not None and trees.is_concrete(gg_shape) else None
-    how = {"power_of": known if known in (1, 2) else None, "clamp": clamp, "move_idle": move_idle}
+    form = {"clamp": clamp, "move_idle": move_idle, "special_nu": _arguments.special(gg_shape)}
 
     def weight_and_rate(count: chex.Numeric, n: chex.Numeric) -> tuple[jax.Array, jax.Array]:
         """lambda and lambda / n."""
         if strength is None:
-            weight = _value(rate_weight, count)
+            weight = _arguments.at(rate_weight, count)
             return weight, weight / n
-        rate = _value(strength, count) * _value(learning_rate, count)
+        rate = _arguments.at(strength, count) * _arguments.at(learning_rate, count)
         return rate * n, rate
 
     def init_fn(params: optax.Params) -> BackSlashState:
@@ -196,77 +182,37 @@ def backslash(
         if params is None:
             raise ValueError(NO_PARAMS)
         flat = _select(params, updates, mask)
-        weights, steps = flat.weights(), flat._replace(leaves=flat.treedef.flatten_up_to(updates))
+        weights, steps = flat.weights(), _like(flat, updates)
         count = jnp.asarray(optax.safe_increment(state.count))
         if not weights:
             return updates, state._replace(count=count)
-        axes = tuple(_moments.shard_axes(flat.weight_names(), weights, axis_name))
 
-        def per_leaf_values(tree: Any) -> Any:
-            values = flat._replace(leaves=flat.treedef.flatten_up_to(tree)).weights() if per_leaf else tree
-            return jnp.stack(values) if per_leaf else values
+        axes = _law.shard_axes(flat.weight_names(), weights, axis_name)
+        one_device = jax.device_count() == 1  # elsewhere the leaves may be sharded, each in its own way
+        packing = _packs.plan(weights, steps.weights(), allowed=one_device and not any(axes))
+        thetas, us = packing.pack(weights), packing.pack(steps.weights())
+        how = {"packing": packing, "axes": axes, "per_leaf": per_leaf}
+        if at_every_update:
+            law = _law.fit(thetas, gg_shape, **how)
+        else:
+            nu, bits = (_read(flat, field, per_leaf) for field in (state.shape_in_use, state.bits))
+            old = _law.Law(nu, bits, state.fitted)
+            law = _law.fit_if_due(old, state.count, estimate_every, thetas, gg_shape, **how)
 
-        def per_leaf_tree(old: Any, values: jax.Array) -> Any:
-            leaves = flat._replace(leaves=flat.treedef.flatten_up_to(old)) if per_leaf else None
-            return leaves.replace(jnp.unstack(values)) if leaves else values
-
-        old = None
-        if not at_every_update:
-            old = _Fit(per_leaf_values(state.shape_in_use), per_leaf_values(state.bits), state.fitted)
-        fit = _fit(weights, old, state.count, estimate_every, gg_shape, axes=axes, per_leaf=per_leaf)
-
-        sizes = _moments.sizes(weights, axes)
-        unfitted = jnp.sum(jnp.where(fit.fitted, 0, np.float32(sizes)))
-        weight, rate = weight_and_rate(state.count, jnp.maximum(np.float32(sizes.sum()) - unfitted, 1))
-        nus = jnp.unstack(jnp.broadcast_to(fit.nu, len(weights)))
-        new = [
-            _step.shrink(theta, u, nu, rate, eps, ok, **how)
-            for theta, u, nu, ok in zip(weights, steps.weights(), nus, jnp.unstack(fit.fitted), strict=True)
-        ]
+        weight, rate = weight_and_rate(state.count, _law.size(law.fitted, packing.shapes, axes))
+        nus = packing.spread(jnp.broadcast_to(law.nu, len(weights)))
+        leaves = zip(thetas, us, nus, packing.spread(law.fitted), strict=True)
+        new = [_step.shrink(theta, u, nu, rate, eps, moves, **form) for theta, u, nu, moves in leaves]
         new_state = BackSlashState(
             count,
-            per_leaf_tree(state.shape_in_use, fit.nu),
+            _written(flat, state.shape_in_use, law.nu, per_leaf),
             weight,
-            per_leaf_tree(state.bits, fit.bits),
-            () if at_every_update else fit.fitted,
+            _written(flat, state.bits, law.bits, per_leaf),
+            () if at_every_update else law.fitted,
         )
-        return steps.replace(new), new_state
+        return steps.replace(packing.unpack(new)), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-class _Fit(NamedTuple):
-    """The law in use: float32 (), or (leaves,) with one law a leaf; and which leaves it was fitted to."""
-
-    nu: jax.Array
-    bits: jax.Array
-    fitted: jax.Array  # bool (leaves,)
-
-
-@functools.partial(jax.jit, static_argnames=("axes", "per_leaf"))
-def _fit(
-    weights: list[jax.Array],
-    old: _Fit | None,
-    count: jax.Array,
-    every: chex.Numeric,
-    gg_shape: chex.Numeric | None,
-    *,
-    axes: tuple[_moments.Axes, ...],
-    per_leaf: bool,
-) -> _Fit:
-    """The law of the weights, or the old one if it is not time for a new one."""
-    sizes = _moments.sizes(weights, axes)
-
-    def new() -> _Fit:
-        first, second, sound = _moments.moments(weights, axes)
-        n = jnp.where(sound, sizes.astype(first.dtype), 0)
-        if not per_leaf:
-            first, second, n = jnp.sum(first), jnp.sum(second), jnp.sum(n)
-        nu, bits = _step.law(first, second, n, gg_shape)
-        nu = jnp.where(sound if per_leaf else jnp.any(sound), nu, 0)
-        return _Fit(nu.astype(jnp.float32), bits.astype(jnp.float32), sound)
-
-    return new() if old is None else lax.cond(count % every == 0, new, lambda: old)
 
 
 def _select(params: Any, updates: Any, mask: trees.Mask) -> trees.Flat:
@@ -278,43 +224,16 @@ def _select(params: Any, updates: Any, mask: trees.Mask) -> trees.Flat:
     return flat._replace(selected=[u and next(chosen) for u in updated])
 
 
-def _value(value: chex.Numeric | optax.Schedule | None, count: chex.Numeric) -> jax.Array:
-    """A number or a schedule at this count, float32."""
-    return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
+def _like(flat: trees.Flat, tree: Any) -> trees.Flat:
+    """Another tree of the same structure, with the same leaves selected."""
+    return flat._replace(leaves=flat.treedef.flatten_up_to(tree))
 
 
-def _check(**arguments: Any) -> None:
-    """Refuse what ``backslash`` cannot use."""
-    rate_weight, strength, learning_rate, mask = (
-        arguments[k] for k in ("rate_weight", "strength", "learning_rate", "mask")
-    )
-    if (rate_weight is None) == (strength is None):
-        raise ValueError(
-            "give exactly one of rate_weight and strength, "
-            f"got rate_weight={rate_weight!r}, strength={strength!r}"
-        )
-    if (strength is None) != (learning_rate is None):
-        raise ValueError(
-            f"strength and learning_rate belong together, got strength={strength!r}, "
-            f"learning_rate={learning_rate!r}"
-        )
-    for name in ("rate_weight", "strength", "learning_rate"):
-        if arguments[name] is not None and not callable(arguments[name]):
-            trees.check_not_negative(name, arguments[name])
-    for name in ("eps", "gg_shape"):
-        if arguments[name] is not None:
-            trees.check_positive(name, arguments[name])
-    every = arguments["estimate_every"]
-    if trees.is_concrete(every) and (every != int(every) or every < 1):
-        raise ValueError(f"estimate_every must be a whole number of at least 1, got {every!r}")
-    for name in ("per_leaf", "clamp", "move_idle"):
-        if not isinstance(arguments[name], bool):
-            raise TypeError(f"{name} must be a bool, got {arguments[name]!r}")
-    if isinstance(mask, str) and mask != "kernels":
-        raise ValueError(f'mask must be "kernels", a tree of bools or a function to one, got {mask!r}')
-    if mask is False or isinstance(mask, (jax.Array, np.ndarray)):
-        # optax.inject_hyperparams takes a function for a schedule, and passes on what it gives for a count.
-        raise TypeError(
-            f"mask must be a tree of bools or a function from params to one, got {mask!r} (under "
-            'optax.inject_hyperparams pass static_args="mask")'
-        )
+def _read(flat: trees.Flat, field: Any, per_leaf: bool) -> jax.Array:
+    """A field of the state as a scalar, or with ``per_leaf`` as a vector of the selected leaves' scalars."""
+    return jnp.stack(_like(flat, field).weights()) if per_leaf else field
+
+
+def _written(flat: trees.Flat, field: Any, values: jax.Array, per_leaf: bool) -> Any:
+    """The field of the state with new values: the reverse of ``_read``."""
+    return _like(flat, field).replace(jnp.unstack(values)) if per_leaf else values

@@ -8,7 +8,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from ggjax._internal import trees
-from ggjax.gennorm import _fit
+from ggjax.train import _law, _packs
 
 
 def penalty(
@@ -30,7 +30,8 @@ def penalty(
 
     Raises:
       ValueError: eps or gg_shape is not positive, no floating leaf, a mask that does not fit, or (outside
-        jit) a NaN or infinite weight.
+        jit) a NaN or infinite weight. Under jit a leaf that cannot be fitted, as ``backslash`` defines it, is
+        left out.
 
     >>> float(penalty({"w": jnp.array([-1.0, 3.0])}, gg_shape=2.0))
     10.0
@@ -44,15 +45,19 @@ def penalty(
 
 
 @jax.jit
-def _penalty(leaves: list[Any], eps: Any, nu: Any) -> jax.Array:
-    if nu is None:
-        nu = _fit.fit_leaves(lax.stop_gradient(leaves)).nu
-    nu, eps = jnp.asarray(nu), jnp.asarray(eps)
+def _penalty(leaves: list[Any], eps: Any, gg_shape: Any) -> jax.Array:
     arrays = [trees.wide(x) for x in leaves]
+    if not arrays:
+        return jnp.zeros((), jnp.float32)
+    here = ((),) * len(arrays)  # no leaf is summed over a mesh
+    packing = _packs.plan(arrays, arrays, allowed=False)
+    law = _law.fit(lax.stop_gradient(arrays), gg_shape, packing=packing, axes=here, per_leaf=False)
+    nu, eps = jnp.asarray(law.nu if gg_shape is None else gg_shape), jnp.asarray(eps)
     dtype = trees.wide_dtype(*(x.dtype for x in arrays))
     total = jnp.zeros((), dtype)
-    for x in arrays:
+    for x, fitted in zip(arrays, jnp.unstack(law.fitted), strict=True):
+        x = jnp.where(fitted, x, 0)
         size = jnp.sign(x) * x  # |x|, but with gradient 0 at 0 (that of jnp.abs is 1 there)
         powers = jnp.exp(nu.astype(x.dtype) * jnp.log(size + eps.astype(x.dtype)))  # faster than a power
-        total = total + jnp.sum(powers).astype(dtype)
-    return total / float(max(trees.size(leaves), 1))
+        total = total + jnp.where(fitted, jnp.sum(powers), 0).astype(dtype)
+    return total / _law.size(law.fitted, packing.shapes, here).astype(dtype)

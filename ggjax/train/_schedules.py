@@ -2,14 +2,19 @@
 
 import chex
 import optax
+from jax.typing import ArrayLike
 
 from ggjax._internal import trees
+from ggjax.train import _arguments
 
 
 def follow_learning_rate(
     rate_weight: chex.Numeric, learning_rate: optax.Schedule, *, peak: chex.Numeric
 ) -> optax.Schedule:
-    """A schedule of rate weights in proportion to the learning rate: the recommended form.
+    """A schedule of rate weights in proportion to the learning rate.
+
+    ``backslash(strength=..., learning_rate=...)`` does the same without a number of weights to count: this is
+    for a lambda that is known at the peak of the learning rate.
 
     Args:
       rate_weight: lambda where the learning rate is at its peak.
@@ -17,7 +22,7 @@ def follow_learning_rate(
       peak: the learning rate that ``rate_weight`` belongs to, usually the schedule's largest.
 
     Returns:
-      The schedule rate_weight * learning_rate(count) / peak, for ``backslash``.
+      The schedule rate_weight * learning_rate(count) / peak, float32, for ``backslash``.
 
     Raises:
       TypeError: learning_rate is not a schedule.
@@ -32,4 +37,9 @@ def follow_learning_rate(
         raise TypeError(f"learning_rate must be a schedule (a function of the count), got {learning_rate!r}")
     trees.check_positive("peak", peak)
     trees.check_not_negative("rate_weight", rate_weight)
-    return lambda count: rate_weight * learning_rate(count) / peak
+
+    def schedule(count: ArrayLike) -> ArrayLike:
+        weight, rate, top = (_arguments.at(v, count) for v in (rate_weight, learning_rate, peak))
+        return weight * rate / top
+
+    return schedule

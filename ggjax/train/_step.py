@@ -7,12 +7,12 @@ weight of the rate per parameter, BackSlash replaces the optimizer's update u by
 """
 
 import functools
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ggjax import gennorm
 from ggjax._internal import trees
@@ -32,18 +32,17 @@ def law(
     Returns:
       (nu, bits). Weights that are all zero have nu = 2 and -inf bits.
     """
-    some = first > 0
-    safe = jnp.where(some, first, 1)
-    ratio = jnp.where(some, (second / safe) * (n / safe), np.pi / 2)
+    mean, variance = first / jnp.maximum(n, 1), second / jnp.maximum(n, 1)
+    safe = jnp.where(mean > 0, mean, 1)
+    ratio = jnp.where(mean > 0, variance / safe / safe, np.pi / 2)
     fitted = gennorm.shape_from_ratio(ratio)
     nu = fitted if gg_shape is None else jnp.broadcast_to(jnp.asarray(gg_shape, fitted.dtype), fitted.shape)
-    variance = second / jnp.maximum(n, 1)
     bits = _density.entropy_unchecked(nu, jnp.sqrt(variance) / gennorm.std(nu)) / float(np.log(2))
     return nu, bits
 
 
 @functools.partial(
-    jax.jit, static_argnames=("power_of", "clamp", "move_idle")
+    jax.jit, static_argnames=("special_nu", "clamp", "move_idle")
 )  # traced once for all leaves that are alike
 def shrink(
     theta: jax.Array,
@@ -51,9 +50,9 @@ def shrink(
     nu: jax.Array,
     rate: jax.Array,
     eps: chex.Numeric,
-    sound: jax.Array,
+    moves: jax.Array,
     *,
-    power_of: float | None = None,
+    special_nu: float | None = None,
     clamp: bool = False,
     move_idle: bool = False,
 ) -> jax.Array:
@@ -62,8 +61,8 @@ def shrink(
     Args:
       theta, u: the weights and the optimizer's update, arrays of one shape.
       nu, rate, eps: scalars; rate is lambda / n.
-      sound: a scalar bool; where it is False the update is returned as it is.
-      power_of: nu where it is known beforehand: 1 and 2 need no power.
+      moves: a scalar bool; where it is False the update is returned as it is.
+      special_nu: nu, if it is known to be 1 or 2, which need no power.
       clamp: stop at zero rather than cross it.
       move_idle: take the step where u is 0 too.
 
@@ -75,37 +74,32 @@ def shrink(
     wide_theta, wide_u = jnp.asarray(theta, dtype), jnp.asarray(u, dtype)
     new = wide_theta + wide_u
     size, sign = jnp.abs(new), jnp.sign(new)
-    if power_of == 1:
+    if special_nu == 1:
         slope = jnp.ones_like(size)
-    elif power_of == 2:
+    elif special_nu == 2:
         slope = size + eps
     else:
         slope = power(size + eps, nu - 1)
     step = rate * nu * slope
-    shrunk = _rounded(wide_u - sign * step, u.dtype)
+    shrunk = wide_u - sign * step
     if clamp:
-        crosses = sign * (wide_theta + shrunk) < 0  # by rounding, even where step < size
-        shrunk = jnp.where((step >= size) | crosses, _stop(wide_theta, sign, u.dtype), shrunk)
-    return jnp.where(sound if move_idle else sound & (u != 0), shrunk.astype(u.dtype), u)
+        lost = _rounding(shrunk, u.dtype) + _rounding(size, dtype)
+        stops = (step > 0) & (size - step <= lost)
+        shrunk = jnp.where(stops, _stop(wide_theta, sign, theta.dtype, u.dtype), shrunk)
+    return jnp.where(moves if move_idle else moves & (u != 0), shrunk.astype(u.dtype), u)
 
 
-def _stop(theta: jax.Array, sign: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The update that takes theta to zero, or, where dtype has no such number, just short of it.
-
-    theta plus the update then is zero, or has the given sign.
-    """
-    stop = _rounded(-theta, dtype)
-    if jnp.finfo(dtype).nmant >= jnp.finfo(theta.dtype).nmant:
-        return stop
-    beyond = sign * (theta + stop) < 0
-    short = lax.nextafter(stop.astype(dtype), jnp.where(sign > 0, jnp.inf, -jnp.inf).astype(dtype))
-    return jnp.where(beyond, short.astype(theta.dtype), stop)
+def _stop(theta: jax.Array, sign: jax.Array, weight_dtype: Any, update_dtype: Any) -> jax.Array:
+    """The update that takes theta to zero; just short of it, on the side of the sign, if the updates' dtype may
+    not have that number."""
+    weight, update = jnp.finfo(weight_dtype), jnp.finfo(update_dtype)
+    exact = update.nmant >= weight.nmant and update.nexp >= weight.nexp
+    return -theta if exact else sign * _rounding(theta, update_dtype) - theta
 
 
-def _rounded(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The nearest numbers of dtype, in the dtype of x: a rounding that XLA does not skip, as it may a cast
-    there and back."""
+def _rounding(x: jax.Array, dtype: Any) -> jax.Array:
+    """More than x can change when it is rounded to dtype. Taken instead of the rounded number itself, since XLA
+    may skip a cast there and back."""
     info = jnp.finfo(dtype)
-    if info.nmant >= jnp.finfo(x.dtype).nmant:
-        return x
-    return lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=info.nmant)
+    least = max(float(info.smallest_subnormal), float(jnp.finfo(x.dtype).tiny))
+    return float(info.eps) * jnp.abs(x) + least

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ggjax._internal import trees
@@ -13,13 +14,15 @@ def apply_updates_stochastic(params: optax.Params, updates: optax.Updates, key: 
     """``optax.apply_updates`` that rounds at random, so that the sum is right on average.
 
     Adding 2e-5 to a bfloat16 weight of 0.05 leaves it as it was; here one sum in so many moves by a whole ulp.
-    Leaves of float32 and wider, and leaves that are not floating, are added as optax does.
+    Leaves of float32 and wider, and leaves that are not floating, are added as optax does; leaves without an
+    update, and floats that are no weights (of fewer than eight bits, say), stay as they are.
 
     Args:
       params: a tree of arrays.
       updates: a tree like params; keep the updates themselves in float32 (a float32 gradient, or a cast before
         the optimizer), since rounding them first loses what this function saves.
-      key: a PRNG key, a new one every step.
+      key: an unused PRNG key, a new one every step. Inside ``jax.shard_map`` fold the index of the device into
+        it, or all parts of a leaf are rounded alike.
 
     Returns:
       The new parameters, dtypes as before. E[result] = params + updates wherever the sum is in range.
@@ -30,17 +33,26 @@ def apply_updates_stochastic(params: optax.Params, updates: optax.Updates, key: 
     >>> bool(abs(new.astype(jnp.float32).mean() - 0.999) < 5e-4)
     True
     """
-    leaves, treedef = jax.tree.flatten(params)
+    leaves, treedef = jax.tree.flatten(params, is_leaf=lambda x: x is None)
     keys = jax.random.split(key, max(len(leaves), 1))
     pairs = zip(leaves, treedef.flatten_up_to(updates), keys, strict=False)
     return treedef.unflatten([_add(p, u, k) for p, u, k in pairs])
 
 
 def _add(p: Any, u: Any, key: jax.Array) -> Any:
-    if u is None:
+    if p is None or u is None or jnp.result_type(u) == jax.dtypes.float0:
         return p
-    if not trees.is_weight(p) or jnp.finfo(p.dtype).bits >= 32:
-        return optax.apply_updates(p, u)
+    if not trees.is_weight(p):
+        odd = jnp.issubdtype(jnp.result_type(p), np.floating)  # of too few bits to be added to
+        return p if odd else optax.apply_updates(p, u)
+    if jnp.finfo(p.dtype).bits < 32:
+        return _add_at_random(p, u, key)
+    dtype = trees.wide_dtype(p.dtype, jnp.result_type(u))
+    return (jnp.asarray(p, dtype) + jnp.asarray(u, dtype)).astype(p.dtype)
+
+
+@jax.jit
+def _add_at_random(p: jax.Array, u: jax.Array, key: jax.Array) -> jax.Array:
     exact = trees.wide(p) + jnp.asarray(u, jnp.float32)
     near = exact.astype(p.dtype)
     error = exact - near.astype(jnp.float32)

@@ -45,6 +45,7 @@ import ggjax
 from ggjax._internal.atomic import new_file
 from ggjax.app import _lm, _measuring, _training
 from ggjax.app._training import Settings
+from tests.benchmarks import arms_report
 
 VERSION = 2
 """Of the arithmetic of a run; runs that were cached by another one are not used."""
@@ -58,19 +59,6 @@ DECAYS = (0.1, 0.3, 1.0)
 STRENGTHS = (0.01, 0.02, 0.05)
 SEEDS = (1, 2, 3)
 QUICK = Settings(steps=40, batch=4, context=32, test_windows=32, width=32, depth=1, heads=2, learning_rate=8e-3)
-NAMES = {
-    "glorot": "Adam, Glorot's init",
-    "init": "Adam, best init",
-    "decay": "AdamW, best init",
-    "backslash": "Adam + BackSlash, best init",
-}
-GAINS = (
-    ("init", "glorot", "the init gives, against Glorot's"),
-    ("decay", "init", "weight decay gives on top of the init"),
-    ("backslash", "init", "BackSlash gives on top of the init"),
-    ("backslash", "decay", "BackSlash gives against weight decay"),
-)
-"""An arm, the arm that it is compared with, and what the comparison shows."""
 
 
 class Arm(NamedTuple):
@@ -242,7 +230,7 @@ def experiment(
         row |= {"bits": each.mean(0).tolist(), "bits_std": [_std(column) for column in each.T]}
         table.append(row)
     return {
-        "rises": RISES,
+        "rises": list(RISES),
         "seeds": list(seeds),
         "trials": trials,
         "table": table,
@@ -256,68 +244,13 @@ def _std(values: Any) -> float:
     return float(np.std(values, ddof=1)) if np.all(np.isfinite(values)) else math.inf
 
 
-def show(found: dict[str, Any]) -> str:
-    """The trials, the table, and what the init and BackSlash give, as text."""
-    heads = [f"+{100 * rise:g} %" for rise in found["rises"]]
-    lines = ["Trials, seed 0, validation split", ""]
-    lines.append(
-        f"{'init':>6}{'decay':>7}{'strength':>10}{'loss':>9}" + "".join(f"{h:>8}" for h in heads) + "   score"
-    )
-    for t in found["trials"]:
-        numbers = "".join(f"{b:8.3f}" for b in t["bits"])
-        lines.append(
-            f"{t['init']:6.4g}{t['decay']:7.3g}{t['strength']:10.3g}{t['loss']:9.4f}{numbers}{t['score']:8.3f}"
-        )
-    seeds = ", ".join(map(str, found["seeds"]))
-    lines += ["", f"Test split, mean and standard deviation of seeds {seeds}", ""]
-    lines.append(f"{'':<28}{'loss':>15}" + "".join(f"{h:>14}" for h in heads) + "   bits per parameter")
-    for row in found["table"]:
-        cells = "".join(f"{b:8.2f} ±{s:4.2f}" for b, s in zip(row["bits"], row["bits_std"], strict=True))
-        lines.append(f"{NAMES[row['arm']]:<28}{row['loss']:8.3f} ±{row['loss_std']:.3f} {cells}")
-    lines.append("")
-    rows = {row["arm"]: row for row in found["table"]}
-    for name, other, what in GAINS:
-        if name in rows and other in rows:
-            lines.append(f"{what:<43}" + "".join(f"{x:13.0f} %" for x in gains(rows[name], rows[other])))
-    return "\n".join(lines)
-
-
-def markdown(found: dict[str, Any]) -> str:
-    """The table on the test split for the README."""
-    seeds = len(found["seeds"])
-    lines = [
-        "| | loss, not quantized | "
-        + " | ".join(f"bits at +{100 * rise:g} %" for rise in found["rises"])
-        + " |"
-    ]
-    lines.append("|---|---|" + "---|" * len(found["rises"]))
-    rows = {row["arm"]: row for row in found["table"]}
-    for row in found["table"]:
-        cells = [f"{row['loss']:.3f} ± {row['loss_std']:.3f}"]
-        cells += [f"{b:.2f} ± {s:.2f}" for b, s in zip(row["bits"], row["bits_std"], strict=True)]
-        lines.append(f"| {describe(row)} | " + " | ".join(cells) + " |")
-    for name, other, what in GAINS:
-        if name in rows and other in rows:
-            cells = [f"{x:+.0f} %" for x in gains(rows[name], rows[other])]
-            lines.append(f"| {what} | | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        f"Mean and standard deviation of {seeds} seeds, on held-out files that nothing was chosen by.",
-    ]
-    return "\n".join(lines)
-
-
-def describe(row: dict[str, Any]) -> str:
-    """The settings of an arm in words."""
-    init = "Glorot's init" if row["init"] == 1 else f"{row['init']:g} of Glorot's variance"
-    decay, strength = row["decay"], row["strength"]
-    how = f"AdamW, weight decay {decay:g}" if decay else "Adam"
-    return f"{how}{f' + BackSlash, strength {strength:g}' if strength else ''}, {init}"
-
-
-def gains(row: dict[str, Any], other: dict[str, Any]) -> list[float]:
-    """The change of the bits against another row, in percent."""
-    return [100 * (a / b - 1) for a, b in zip(row["bits"], other["bits"], strict=True)]
+def finite(tree: Any) -> Any:
+    """The same with None for what is not finite, which JSON has no numbers for."""
+    if isinstance(tree, dict):
+        return {name: finite(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -325,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     home = Path.home() / ".cache/ggjax-arms"
     parser.add_argument("--cache", type=Path, default=home, help="folder of results (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"), help="file to write")
+    parser.add_argument("--out", type=Path, help="file to write (default: arms.json; none with --quick)")
     parser.add_argument("--workers", type=int, default=2, help="trainings side by side (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few trials: does it run at all?")
     args = parser.parse_args(argv)
@@ -334,10 +267,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = QUICK
         arms, seeds = {"init": INITS[:2], "decay": DECAYS[:1], "strength": STRENGTHS[:1]}, seeds[:2]
     with runner(args.cache, 0 if args.quick else args.workers) as run:
-        found = experiment(settings, run, arms, seeds)
-    with new_file(args.out) as f:
-        f.write((json.dumps(found, indent=1) + "\n").encode())
-    print(show(found))
+        found = finite(experiment(settings, run, arms, seeds))
+    out = args.out or (None if args.quick else Path(__file__).with_suffix(".json"))
+    if out:
+        with new_file(out) as f:
+            f.write((json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
+    print(arms_report.show(found))
 
 
 if __name__ == "__main__":

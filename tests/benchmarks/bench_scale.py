@@ -106,11 +106,11 @@ def peers(scale: int) -> None:
             want = np.asarray(params["w"][:10], np.float64)
             torch_backslash(weights, 3.0)
             zeros = jax.tree.map(jnp.zeros_like, params)
-            tx = ggjax.backslash(3.0)
+            tx = ggjax.backslash(3.0, move_idle=True)  # updates of zero show BackSlash's own step
             got = np.asarray(params["w"] + tx.update(zeros, tx.init(params), params)[0]["w"], np.float64)[:10]
             moved = np.abs(got - want).max()
             assert np.abs(weights[0][:10].numpy() - got).max() < 1e-2 * moved + 1e-9, "not the same step"
-            alone = stepper(ggjax.backslash(3.0), zeros, params)
+            alone = stepper(tx, zeros, params)
             runs = spread(alone, lambda w=weights: torch_backslash(w, 3.0), repeats=5)
             line(f"BackSlash, update and apply, against PyTorch's recipe, {n:.0e}", *runs, "at least 5x at 1e8")
             del weights, alone, zeros
@@ -118,15 +118,16 @@ def peers(scale: int) -> None:
     n = 2 * 10**7 // scale
     theta = trained_like(n).reshape(-1, 1000)
     host = np.asarray(theta).ravel()
-    runs = [lambda: ggjax.deepshape(theta), lambda: numpy_deepshape(host)]
+    reshape = functools.partial(ggjax.deepshape, min_count=1000)
+    runs = [lambda: reshape(theta), lambda: numpy_deepshape(host)]
     line(f"DeepShape against a NumPy sort, {n:.0e}", *spread(*runs, repeats=3), "at least 10x")
     if have_torch():
         import torch
 
         there = torch.tensor(host)
-        ours, other = np.asarray(ggjax.deepshape(theta)[0]).ravel(), torch_deepshape(there).numpy()
+        ours, other = np.asarray(reshape(theta)[0]).ravel(), torch_deepshape(there).numpy()
         assert np.mean(np.abs(ours - other) > 2.0**-13 * 1.01) < 0.01, "not the same reshaping"
-        runs = [lambda: ggjax.deepshape(theta), lambda: torch_deepshape(there)]
+        runs = [lambda: reshape(theta), lambda: torch_deepshape(there)]
         line(f"DeepShape against PyTorch's recipe, {n:.0e}", *spread(*runs, repeats=3), "at least 20x")
     x = trained_like(n)
     q, half = rf8.encode(x), x.astype(jnp.bfloat16)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.benchmarks import arms
+from tests.benchmarks import arms, arms_report
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def test_quick_runs_and_resumes(tmp_path, capsys, monkeypatch):
     arms.main(command)
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "arms.json").read_text())
-    assert printed.strip() == arms.show(found).strip()
+    assert printed.strip() == arms_report.show(found).strip()
     assert {"glorot", "init", "backslash"} <= {row["arm"] for row in found["table"]}
     assert [t["init"] for t in found["trials"][:2]] == [1.0, 0.5]
     runs = sorted((tmp_path / "cache").iterdir())
@@ -60,5 +60,14 @@ def test_bits_are_interpolated_and_scored():
     assert arms.score(result, 0.9) == math.inf  # below the finest
 
 
-def test_gains_are_changes_in_percent():
-    np.testing.assert_allclose(arms.gains({"bits": [3, 2, 1]}, {"bits": [4, 2, 2]}), [-25, 0, -50])
+def test_changes_are_in_percent():
+    rows = [{"bits": [3, 2, None]}, {"bits": [4, 2, 2]}]
+    assert arms_report.changes(*rows) == [-25, 0, None]
+
+
+def test_what_is_not_finite_is_none():
+    assert arms.finite({"a": [1.0, math.inf], "b": math.nan, "c": "x"}) == {
+        "a": [1.0, None],
+        "b": None,
+        "c": "x",
+    }

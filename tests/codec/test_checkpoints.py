@@ -118,7 +118,7 @@ def test_a_compressed_file_with_a_tensor_that_is_out_of_date(tmp_path):
         codec.save_file({"w": jnp.full((64, 64), value), file: jnp.ones(3)}, tmp_path / file, rf8=True)
     index = tmp_path / "x.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"w": "b", "a": "a", "b": "b"}}))
-    assert float(codec.load_file(index)["w"][0, 0]) == -1.0
+    assert float(codec.load_file(index)["w"][0, 0]) == values(index)["w"] == -1.0
     codec.decompress_file(index, tmp_path / "plain")
     assert safetensors.numpy.load_file(tmp_path / "plain")["w"][0, 0] == -1.0
     container.decompress_checkpoint(index, tmp_path / "back")

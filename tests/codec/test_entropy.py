@@ -47,13 +47,11 @@ def test_bad_tables_are_refused(data):
         _models.unpack(data)
 
 
-@given(st.integers(0, 31), st.integers(0, 60), st.integers(0, 2**32 - 1))
-@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 31), st.sampled_from([0, 1, 33]), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
 def test_planes_round_trip_in_numpy_and_jax(width, n, seed):
     n = _planes.padded(n)
     numbers = np.random.default_rng(seed).integers(0, 1 << width, n, dtype=np.uint32)
-    if width == 0:
-        return
     data = _planes.pack(numbers, width)
     assert data.nbytes == _planes.nbytes(n, width)
     np.testing.assert_array_equal(_planes.unpack(data, n, width), numbers)
@@ -62,7 +60,7 @@ def test_planes_round_trip_in_numpy_and_jax(width, n, seed):
 
 
 @given(
-    hnp.arrays(np.uint32, st.integers(1, 300), elements=st.integers(0, 2**32 - 1)),
+    hnp.arrays(np.uint32, 300, elements=st.integers(0, 2**32 - 1)),
     st.integers(0, 2**32 - 1),
     st.integers(0, 31),
 )

@@ -185,7 +185,7 @@ def test_rf8_arrays_in_files(tmp_path, dims):
     q = rf8.encode(weights((40, 50)))
     one = jnp.full((1,) * (2 * dims), np.asarray(q.exponents).item(), jnp.int8)
     codec.save_file({"w": {"codes": q.codes, "exponents": one}}, tmp_path / "x", lossless=True)
-    for like in (q, rf8.RF8Array(q.codes, one, q.dtype), jax.eval_shape(lambda: q)):
+    for like in (q, jax.eval_shape(lambda: q)):
         back = codec.load_file(tmp_path / "x", like={"w": like})["w"]
         assert back.exponents.shape == like.exponents.shape
         np.testing.assert_array_equal(rf8.decode(back), rf8.decode(q))

@@ -58,12 +58,10 @@ WRAPPERS = {
     "apply_if_finite": lambda: optax.apply_if_finite(chain(), 3),
     "inject_hyperparams": lambda: optax.inject_hyperparams(
         ggjax.backslash,
-        static_args=("estimate_every", "per_leaf", "clamp"),
         hyperparam_dtype=jnp.float32,
     )(rate_weight=0.5, gg_shape=0.9),
     "inject_schedule": lambda: optax.inject_hyperparams(
         ggjax.backslash,
-        static_args=("estimate_every", "per_leaf", "clamp"),
         hyperparam_dtype=jnp.float32,
     )(rate_weight=lambda count: 1.0 / (1 + count)),
 }

@@ -23,7 +23,7 @@ def test_the_device_counts_as_the_host_does(monkeypatch):
     device = rate.report(tree, 0.003)
     for a, b in zip((*host.rows, host.total), (*device.rows, device.total), strict=True):
         assert (a.name, a.size, a.levels) == (b.name, b.size, b.levels)
-        np.testing.assert_allclose([a.nu, a.std], [b.nu, b.std], rtol=2e-6, atol=1e-9)
+        np.testing.assert_allclose([a.nu, a.std], [b.nu, b.std], rtol=2e-6, atol=1e-7)  # sums are float32 there
         np.testing.assert_allclose(list(a.bits.values()), list(b.bits.values()), rtol=2e-6)
 
 

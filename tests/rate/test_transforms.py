@@ -10,14 +10,17 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ggjax import rate
-from tests.rate.reference import DEVICE_CODES, TRACED, tree_of
+from ggjax.rate import _codes
+from tests.rate.reference import TRACED, tree_of
 
 WAYS = {
     "jit": lambda f: jax.jit(f)(),
     "scan": lambda f: jax.lax.scan(lambda c, _: (c, f()), 0, None, length=2)[1][0],
     "vmap": lambda f: jax.vmap(lambda x: f() + 0 * x)(jnp.arange(2.0))[0],
     "grad": lambda f: jax.value_and_grad(lambda x: f() + 0 * x)(1.0)[0],
-    "shard_map": lambda f: jax.shard_map(f, mesh=jax.make_mesh((2,), ("x",)), in_specs=(), out_specs=P())(),
+    "shard_map": lambda f: jax.jit(
+        jax.shard_map(f, mesh=jax.make_mesh((2,), ("x",)), in_specs=(), out_specs=P())
+    )(),
 }
 
 
@@ -39,8 +42,9 @@ def test_closed_over_weights_have_an_abstract_rate_and_errors_by_name():
     tree = tree_of()
     out = jax.eval_shape(lambda: rate.bits(tree, 0.003))
     assert out.shape == () and out.dtype == jnp.float32
+    bad = {"w": jnp.array([jnp.nan])}
     with pytest.raises(ValueError, match="leaf 'w': expected finite weights, got nan"):
-        jax.jit(lambda: rate.bits({"w": jnp.array([jnp.nan])}, 0.1))()
+        jax.jit(lambda: rate.bits(bad, 0.1))()
 
 
 def test_vmap_counts_every_row():
@@ -94,20 +98,25 @@ HEALTHY = {
 
 
 def test_healthy_weights_make_no_nan():
+    for f in (_codes.measure, TRACED["gg"]):
+        f.clear_cache()  # some NaNs appear in the course of compiling
     with jax.debug_nans(True):
-        for code in DEVICE_CODES:
-            got = jax.jit(functools.partial(rate.bits, code=code))(HEALTHY, 0.1)
-            np.testing.assert_allclose(got, rate.bits(HEALTHY, 0.1, code=code), rtol=1e-6)
-        assert rate.report(HEALTHY, 0.1).rows[2].bits["entropy"] == 0
+        want = rate.report(HEALTHY, 0.1).total.bits
+        for code in ("entropy", "gg", "gg_closed_form"):
+            np.testing.assert_allclose(TRACED[code](HEALTHY, 0.1), want[code], rtol=1e-6)
+        np.testing.assert_allclose(jax.jit(lambda: rate.bits(HEALTHY, 0.1, code="gg"))(), want["gg"], rtol=1e-6)
         with jax.disable_jit():  # every intermediate value is looked at
             assert jnp.isfinite(jax.vmap(lambda w: rate.bits(w, 0.1))(HEALTHY["w"][:, None])).all()
+            np.testing.assert_allclose(rate.bits(HEALTHY, 0.1, code="gg"), want["gg"], rtol=1e-6)
 
 
 def test_without_jit():
-    want = {c: rate.bits(HEALTHY, 0.1, code=c) for c in rate.CODES}
+    codes = ("entropy", "huffman", "gg")
+    want = rate.report(HEALTHY, 0.1, codes=codes)
     with jax.disable_jit():
-        for code in rate.CODES:
-            np.testing.assert_allclose(rate.bits(HEALTHY, 0.1, code=code), want[code], rtol=1e-6)
+        got = rate.report(HEALTHY, 0.1, codes=codes)
+    for a, b in zip((*got.rows, got.total), (*want.rows, want.total), strict=True):
+        np.testing.assert_allclose(list(a.bits.values()), list(b.bits.values()), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,27 @@ def test_small_leaves_are_encoded_as_large_ones(dtype, x64, monkeypatch):
                 assert isinstance(a, jax.Array)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_leaves_packed_together_under_jit_are_encoded_as_alone(x64, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # where nothing can be sharded
+    monkeypatch.setattr(_trees, "MOST", 5)
+    r = np.random.default_rng(7)
+    shapes = [(3, 4), (), (0, 2), (128,), (7, 19), (1, 1, 1)]
+    with jax.enable_x64(x64):
+        leaves = [
+            jnp.asarray(r.standard_normal(s) * 2.0 ** r.integers(-30, 10), d)
+            for s in shapes
+            for d in (jnp.float32, jnp.bfloat16)
+        ]
+        leaves += [jnp.zeros(5), jnp.full(3, 3e38), jnp.full((2,), 1e-45), jnp.ones(3, jnp.float16)]
+        bad = jnp.array([[1.0, jnp.nan]])
+        got = jax.jit(rf8.tree_encode)([*leaves, bad])
+        want = rf8.tree_encode(leaves)
+    jax.tree.map(np.testing.assert_array_equal, got[:-1], want)
+    assert got[-1].exponents == rf8.NOT_FINITE
+    assert [q.shape for q in got[:-1]] == [x.shape for x in leaves]
+
+
 def test_leaves_stay_on_their_device():
     one, other = jax.devices()[:2]
     for size in (3, 300):  # NumPy's and the device's

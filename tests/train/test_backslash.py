@@ -11,6 +11,9 @@ from hypothesis import strategies as hs
 
 import ggjax
 
+PAPER = {"mask": None, "move_idle": True}
+"""All weights, as in the code published with the paper."""
+
 
 def reference(theta, u, rate_weight, eps=1.0, nu=None, n=None, clamp=False):
     """The updates and nu by the papers' formulas in float64; theta, u are lists of arrays."""
@@ -61,7 +64,7 @@ SETTINGS = [
 def test_step_is_the_formula(options):
     params = weights()
     updates = jax.tree.map(jnp.zeros_like, params)  # so that the result is the step itself, to full precision
-    tx = ggjax.backslash(3.0, **options)
+    tx = ggjax.backslash(3.0, **PAPER, **options)
     got, state = jax.jit(tx.update)(updates, tx.init(params), params)
     keys = sorted(params)
     options = {"nu" if k == "gg_shape" else k: v for k, v in options.items()}
@@ -76,7 +79,7 @@ def test_step_of_a_large_leaf_is_the_formula(eps):
     r = np.random.default_rng(0)
     params = {"w": jnp.float32(0.02 * r.laplace(size=(300, 300)))}
     updates = jax.tree.map(jnp.zeros_like, params)
-    tx = ggjax.backslash(3.0, eps=eps)
+    tx = ggjax.backslash(3.0, eps=eps, **PAPER)
     got, _ = jax.jit(tx.update)(updates, tx.init(params), params)
     (want,), _ = reference([params["w"]], [updates["w"]], 3.0, eps=eps)
     np.testing.assert_allclose(got["w"], want, rtol=1e-6, atol=1e-30)
@@ -85,7 +88,8 @@ def test_step_of_a_large_leaf_is_the_formula(eps):
 def test_step_is_taken_at_the_updated_weights_and_nu_at_the_old_ones():
     params = weights()
     updates = small_updates(params, size=0.05)
-    got, state = ggjax.backslash(20.0, eps=0.01).update(updates, ggjax.backslash(20.0).init(params), params)
+    tx = ggjax.backslash(20.0, eps=0.01, **PAPER)
+    got, state = tx.update(updates, tx.init(params), params)
     keys = sorted(params)
     want, nu = reference([params[k] for k in keys], [updates[k] for k in keys], 20.0, eps=0.01)
     np.testing.assert_allclose(state.gg_shape, nu, rtol=1e-6)
@@ -95,7 +99,7 @@ def test_step_is_taken_at_the_updated_weights_and_nu_at_the_old_ones():
 
 def test_one_nu_per_leaf_keeps_n_of_the_whole():
     params, updates = weights(), jax.tree.map(jnp.zeros_like, weights())
-    tx = ggjax.backslash(3.0, per_leaf=True)
+    tx = ggjax.backslash(3.0, per_leaf=True, **PAPER)
     got, state = tx.update(updates, tx.init(params), params)
     for k in params:
         want, nu = reference([params[k]], [updates[k]], 3.0, n=2030)
@@ -109,19 +113,19 @@ def test_mask_and_optax_masked_fit_and_count_what_they_select():
     chosen = {"w": True, "b": False}
     want, nu = reference([params["w"]], [updates["w"]], 3.0)
     for tx in (
-        ggjax.backslash(3.0, mask=chosen),
-        ggjax.backslash(3.0, mask=lambda t: jax.tree.map(lambda x: x.ndim > 1, t)),
-        optax.masked(ggjax.backslash(3.0), chosen),
+        ggjax.backslash(3.0, mask=chosen, move_idle=True),
+        ggjax.backslash(3.0, move_idle=True, mask=lambda t: jax.tree.map(lambda x: x.ndim > 1, t)),
+        optax.masked(ggjax.backslash(3.0, **PAPER), chosen),
     ):
         got, state = tx.update(updates, tx.init(params), params)
-        np.testing.assert_allclose(optax.tree.get(state, "gg_shape"), nu, rtol=1e-6)
+        np.testing.assert_allclose(optax.tree.get(state, "shape_in_use"), nu, rtol=1e-6)
         np.testing.assert_allclose(got["w"], want[0], rtol=1e-5, atol=1e-8)
         np.testing.assert_array_equal(got["b"], updates["b"])
 
 
 def test_bits_are_the_entropy_of_the_fitted_law():
     params = weights(nu=1.0, scale=0.1)
-    tx = ggjax.backslash(1.0)
+    tx = ggjax.backslash(1.0, **PAPER)
     _, state = tx.update(params, tx.init(params), params)
     law = ggjax.gennorm.fit(params)
     np.testing.assert_allclose(state.bits, ggjax.gennorm.entropy(law.nu, law.scale) / np.log(2), rtol=1e-5)
@@ -130,7 +134,7 @@ def test_bits_are_the_entropy_of_the_fitted_law():
 def test_the_weight_may_follow_a_schedule_and_end():
     params = weights()
     zeros = jax.tree.map(jnp.zeros_like, params)
-    tx = ggjax.backslash(lambda count: jnp.where(count < 2, 2.0, 0.0))
+    tx = ggjax.backslash(lambda count: jnp.where(count < 2, 2.0, 0.0), **PAPER)
     state = tx.init(params)
     seen = []
     for _ in range(4):
@@ -144,7 +148,7 @@ def test_the_weight_may_follow_a_schedule_and_end():
 
 def test_estimate_every_skips_the_fit_in_between():
     first, second = weights(nu=0.5), weights(nu=2.0)
-    tx = ggjax.backslash(1.0, estimate_every=3)
+    tx = ggjax.backslash(1.0, estimate_every=3, **PAPER)
     update, state = jax.jit(tx.update), tx.init(first)
     nus = []
     for params in (first, second, second, second):
@@ -163,7 +167,7 @@ def test_estimate_every_skips_the_fit_in_between():
 )
 def test_clamped_steps_never_cross_zero(values, rate_weight, eps):
     params = {"w": jnp.array(values, jnp.float32)}
-    tx = ggjax.backslash(rate_weight, eps=eps, clamp=True)
+    tx = ggjax.backslash(rate_weight, eps=eps, clamp=True, **PAPER)
     updates, _ = tx.update({"w": jnp.zeros(len(values))}, tx.init(params), params)
     new = np.asarray(params["w"] + updates["w"])
     assert np.all(new * np.sign(values) >= 0) and np.all(np.abs(new) <= np.abs(np.float32(values)))
@@ -171,7 +175,7 @@ def test_clamped_steps_never_cross_zero(values, rate_weight, eps):
 
 def test_it_lowers_the_rate_that_penalty_measures():
     params = weights()
-    tx = optax.chain(optax.sgd(0.1), ggjax.backslash(2.0, gg_shape=1.0))
+    tx = optax.chain(optax.sgd(0.1), ggjax.backslash(2.0, gg_shape=1.0, **PAPER))
     state, size = tx.init(params), [float(jnp.abs(params["w"]).mean())]
     for _ in range(5):
         updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
@@ -182,7 +186,7 @@ def test_it_lowers_the_rate_that_penalty_measures():
 
 def test_low_precision_weights_lose_small_steps_unless_rounded_at_random():
     w = {"w": jnp.full((4000,), 0.05, jnp.bfloat16)}
-    tx = ggjax.backslash(2e-5 * 4000, gg_shape=1.0)
+    tx = ggjax.backslash(2e-5 * 4000, gg_shape=1.0, **PAPER)
     updates, _ = tx.update({"w": jnp.zeros(4000, jnp.float32)}, tx.init(w), w)
     np.testing.assert_allclose(updates["w"], -2e-5, rtol=1e-5)
     with jax.numpy_dtype_promotion("standard"):  # optax adds float32 to bfloat16
@@ -225,13 +229,13 @@ def test_bad_arguments_are_named_at_construction(options, message):
 def test_bad_types_and_trees_are_named():
     with pytest.raises(TypeError, match="rate_weight must be a number, got 'high'"):
         ggjax.backslash("high")
-    with pytest.raises(TypeError, match="clamp must be a bool, got 1.*static_args"):
+    with pytest.raises(TypeError, match="clamp must be a bool, got 1"):
         ggjax.backslash(1.0, clamp=1)
     with pytest.raises(TypeError, match="learning_rate must be a schedule"):
         ggjax.follow_learning_rate(1.0, 0.1, peak=0.1)
     with pytest.raises(ValueError, match="peak must be positive"):
         ggjax.follow_learning_rate(1.0, lambda c: c, peak=0)
-    tx = ggjax.backslash(1.0)
+    tx = ggjax.backslash(1.0, **PAPER)
     with pytest.raises(ValueError, match="no floating-point array.*'ids', is int32"):
         tx.init({"ids": jnp.arange(4)})
     params = {"w": jnp.ones(3)}

@@ -1,8 +1,8 @@
 """Safetensors files in pieces: a header that is checked before anything else, tensors read and written one
 by one.
 
-The safetensors library writes from one dict of everything and cannot read some dtypes (the 8-bit floats) into
-NumPy; a checkpoint that is larger than the memory needs neither of both. The layout is that of
+The safetensors library writes from one dict of everything, which a checkpoint larger than the memory does not
+allow, and cannot read some dtypes (the 8-bit floats) into NumPy. The layout is that of
 https://github.com/huggingface/safetensors: 8 bytes with the length of the header (little-endian), the header in
 JSON, the data of all tensors without a gap.
 """

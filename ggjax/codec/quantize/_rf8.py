@@ -35,8 +35,8 @@ def array_of(codes: jax.Array, exponent: int, dtype: str) -> rf8.RF8Array:
 
 
 def is_one_exponent(want: tuple[int, ...], got: tuple[int, ...]) -> bool:
-    """Whether two shapes of ``exponents`` both mean one exponent for the whole array."""
-    return all(n == 1 for n in (*want, *got)) and () in (want, got)
+    """Whether the shape of ``exponents`` in a file means the same as that of an array: one for all codes."""
+    return got == () and all(n == 1 for n in want)
 
 
 def is_encoded(x: Any) -> bool:
