@@ -102,7 +102,8 @@ def deepshape(
     A second call narrows the weights again; post-train in between (arXiv 2506.00486v3, section on DeepShape).
     Without training in between, weights that the first call moved to level 0 are zeros for the second.
 
-    Under jit a NaN or an infinite weight stays what it is and counts nowhere.
+    Under jit a NaN or an infinite weight stays what it is and counts nowhere. Subnormal numbers (float32 below
+    1.2e-38) are zeros, as XLA takes them.
 
     Inside ``jax.shard_map`` every device reshapes the leaves it sees by their own histogram: right for
     replicated weights. For weights divided over an axis of the mesh, name it in ``axis_name``.
