@@ -45,19 +45,18 @@ PACKED = {c: jax.jit(functools.partial(_traced.traced_bits, code=c, packs=True))
 
 
 def many_leaves(n):
+    """Distinct shapes of two dtypes, in NumPy: jax would compile a conversion for each."""
     r = np.random.default_rng(0)
     shapes = [(3 + i,) if i % 2 else (2 + i // 7, 3) for i in range(n)]
-    return [
-        jnp.asarray(0.1 * r.standard_normal(s), jnp.bfloat16 if i % 5 else jnp.float32)
-        for i, s in enumerate(shapes)
-    ]
+    dtypes = [jnp.bfloat16 if i % 5 else np.float32 for i in range(n)]
+    return [(0.1 * r.standard_normal(s)).astype(d) for s, d in zip(shapes, dtypes, strict=True)]
 
 
 def test_packed_leaves_count_the_same():
-    leaves = [*many_leaves(60), jnp.float32(0.2), jnp.zeros((0, 3))]
+    leaves = [*many_leaves(40), jnp.float32(0.2), jnp.zeros((0, 3))]
     for code, f in PACKED.items():
         np.testing.assert_allclose(f(leaves, 0.003), rate.bits(leaves, 0.003, code=code), rtol=2e-6)
-    leaves[7] = leaves[7].at[0].set(jnp.nan)
+    leaves[7][0] = np.nan
     assert jnp.isnan(PACKED["entropy"](leaves, 0.003))
 
 
@@ -68,11 +67,11 @@ def test_programs_of_many_small_leaves_are_small():
         f = functools.partial(_traced.traced_bits, code="entropy", **options)
         return str(jax.make_jaxpr(f)(many_leaves(n), 0.003)).count("scatter-add")
 
-    assert scatters(300, packs=True) <= 2 * (300 // _traced._PACK + 2) < scatters(300, packs=False)
+    assert scatters(150, packs=True) <= 2 * (150 // _traced._PACK + 2) < scatters(150, packs=False)
 
 
 def test_packs_take_little_memory():
-    leaves = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in (1 << 22, 1 << 18, *range(100, 200))]
+    leaves = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in (1 << 22, 1 << 18, *range(100, 120))]
     program = PACKED["entropy"].lower(leaves, 0.003).compile()
     table = 4 * rate.TRACED_LEVELS
     assert program.memory_analysis().temp_size_in_bytes < 4 * (1 << 22) / 8 + 20 * table
