@@ -43,6 +43,7 @@ def folder(tmp_path_factory):
     finally:
         for worker in workers:
             worker.kill()
+            worker.communicate()  # waits, and closes its pipe
     return folder
 
 
