@@ -32,12 +32,12 @@ def law(
     Returns:
       (nu, bits). Weights that are all zero have nu = 2 and -inf bits.
     """
-    mean, variance = first / jnp.maximum(n, 1), second / jnp.maximum(n, 1)
-    safe = jnp.where(mean > 0, mean, 1)
-    ratio = jnp.where(mean > 0, variance / safe / safe, np.pi / 2)
+    mean, deviation = first / jnp.maximum(n, 1), jnp.sqrt(second / jnp.maximum(n, 1))
+    # The square of a quotient: a quotient of squares could be 0 / 0.
+    ratio = jnp.where(mean > 0, jnp.square(deviation / jnp.where(mean > 0, mean, 1)), np.pi / 2)
     fitted = gennorm.shape_from_ratio(ratio)
     nu = fitted if gg_shape is None else jnp.broadcast_to(jnp.asarray(gg_shape, fitted.dtype), fitted.shape)
-    bits = _density.entropy_unchecked(nu, jnp.sqrt(variance) / gennorm.std(nu)) / float(np.log(2))
+    bits = _density.entropy_unchecked(nu, deviation / gennorm.std(nu)) / float(np.log(2))
     return nu, bits
 
 
