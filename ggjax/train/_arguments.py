@@ -37,6 +37,7 @@ def check(
     trees.check_positive("eps", eps)
     if gg_shape is not None:
         trees.check_positive("gg_shape", gg_shape)
+    trees.check_positive("estimate_every", estimate_every)
     if trees.is_concrete(estimate_every) and (estimate_every != int(estimate_every) or estimate_every < 1):
         raise ValueError(f"estimate_every must be a whole number of at least 1, got {estimate_every!r}")
     for name, flag in flags.items():

@@ -188,8 +188,8 @@ def backslash(
             return updates, state._replace(count=count)
 
         axes = _law.shard_axes(flat.weight_names(), weights, axis_name)
-        one_device = jax.device_count() == 1  # elsewhere the leaves may be sharded, each in its own way
-        packing = _packs.plan(weights, steps.weights(), allowed=one_device and not any(axes))
+        alone = _packs.one_device() and not any(axes)
+        packing = _packs.plan(weights, steps.weights(), allowed=alone)
         thetas, us = packing.pack(weights), packing.pack(steps.weights())
         how = {"packing": packing, "axes": axes, "per_leaf": per_leaf}
         if at_every_update:

@@ -49,8 +49,7 @@ def fit(
       per_leaf: one law for each leaf instead of one for all.
     """
     dtype = trees.wide_dtype(*(jnp.result_type(x) for x in packs))
-    sums = jnp.stack([packing.sums(f, packs, dtype) for f in (jnp.abs, jnp.square)], axis=1)
-    first, second = _over_shards(sums, axes).T
+    first, second = (_over_shards(packing.sums(f, packs, dtype), axes) for f in (jnp.abs, jnp.square))
     # The sum over all leaves must not overflow either. The comparison is False for NaN.
     fitted = second < float(jnp.finfo(dtype).max) / len(axes)
     counts = sizes(packing.shapes, axes).astype(dtype)
@@ -111,13 +110,13 @@ def _varying(x: Any) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 
 
-def _over_shards(parts: jax.Array, axes: Sequence[Axes]) -> jax.Array:
-    """Each row summed over the mesh axes of its leaf: one ``psum`` for each set of axes, in the order of the
-    leaves, which is the same on all devices."""
-    rows = list(parts) if any(axes) else []
+def _over_shards(parts: Sequence[jax.Array], axes: Sequence[Axes]) -> jax.Array:
+    """A vector of the sums of the leaves, each summed over its mesh axes: one ``psum`` for each set of axes, in
+    the order of the leaves, which is the same on all devices."""
+    sums = list(parts)
     for names in dict.fromkeys(axes):
         where = [i for i, a in enumerate(axes) if a == names]
         if names:
-            for i, total in zip(where, lax.psum([rows[i] for i in where], names), strict=True):
-                rows[i] = total
-    return jnp.stack(rows) if rows else parts
+            for i, total in zip(where, lax.psum([sums[i] for i in where], names), strict=True):
+                sums[i] = total
+    return jnp.stack(sums)

@@ -51,8 +51,10 @@ class Packing(NamedTuple):
                 leaves[i] = rows.ravel()[: math.prod(self.shapes[i])].reshape(self.shapes[i])
         return [leaves[i] for i in range(len(self.shapes))]
 
-    def sums(self, f: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array], dtype: Any) -> jax.Array:
-        """The sum of f over every leaf, a vector in their first order; f(0) = 0."""
+    def sums(
+        self, f: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array], dtype: Any
+    ) -> list[jax.Array]:
+        """The sum of f over every leaf, in their first order; f(0) = 0."""
         totals: dict[int, jax.Array] = {}
         for group, array in zip(self.groups, arrays, strict=True):
             if len(group) == 1:
@@ -61,7 +63,7 @@ class Packing(NamedTuple):
             of_rows = jnp.sum(f(trees.wide(array)), axis=1)
             of_leaves = jax.ops.segment_sum(of_rows, self._owners(group), len(group), indices_are_sorted=True)
             totals.update(zip(group, jnp.unstack(of_leaves.astype(dtype)), strict=True))
-        return jnp.stack([totals[i] for i in range(len(self.shapes))])
+        return [totals[i] for i in range(len(self.shapes))]
 
     def spread(self, values: jax.Array) -> list[jax.Array]:
         """A vector of one value for each leaf as arrays that broadcast with those of ``pack``."""
@@ -90,6 +92,11 @@ class Packing(NamedTuple):
         packs = [x for group, x in zip(self.groups, arrays, strict=True) if len(group) > 1]
         made = iter(lax.optimization_barrier(packs) if packs else [])
         return [next(made) if len(group) > 1 else x for group, x in zip(self.groups, arrays, strict=True)]
+
+
+def one_device() -> bool:
+    """Whether there is one device only. Elsewhere leaves may be sharded, each in its own way."""
+    return jax.device_count() == 1
 
 
 def plan(weights: Sequence[jax.Array], updates: Sequence[jax.Array], *, allowed: bool) -> Packing:

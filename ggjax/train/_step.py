@@ -19,9 +19,6 @@ from ggjax._internal import trees
 from ggjax._internal.power import power
 from ggjax.gennorm import _density
 
-_SQUARABLE = 2.0**-60
-"""The squares of smaller weights, and what divides them, run out of the normal numbers of float32."""
-
 
 def law(
     first: jax.Array, second: jax.Array, n: jax.Array, gg_shape: chex.Numeric | None
@@ -33,16 +30,14 @@ def law(
       gg_shape: the shape to take instead of the fitted one, or None.
 
     Returns:
-      (nu, bits). Weights that are all zero, or too small to be squared, have nu = 2 and -inf bits.
+      (nu, bits). Weights that are all zero have nu = 2 and -inf bits.
     """
-    mean, variance = first / jnp.maximum(n, 1), second / jnp.maximum(n, 1)
-    some = mean > _SQUARABLE
-    safe = jnp.where(some, mean, 1)
-    ratio = jnp.where(some, variance / (safe * safe), np.pi / 2)
-    variance = jnp.where(some, variance, 0)
+    mean, deviation = first / jnp.maximum(n, 1), jnp.sqrt(second / jnp.maximum(n, 1))
+    # The square of a quotient: a quotient of squares could be 0 / 0.
+    ratio = jnp.where(mean > 0, jnp.square(deviation / jnp.where(mean > 0, mean, 1)), np.pi / 2)
     fitted = gennorm.shape_from_ratio(ratio)
     nu = fitted if gg_shape is None else jnp.broadcast_to(jnp.asarray(gg_shape, fitted.dtype), fitted.shape)
-    bits = _density.entropy_unchecked(nu, jnp.sqrt(variance) / gennorm.std(nu)) / float(np.log(2))
+    bits = _density.entropy_unchecked(nu, deviation / gennorm.std(nu)) / float(np.log(2))
     return nu, bits
 
 
