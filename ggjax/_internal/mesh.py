@@ -5,10 +5,11 @@ told the sharding of their result. The helpers here let XLA's partitioner choose
 and state the sharding outside.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,6 +20,21 @@ def explicit_sharding(x: Any) -> NamedSharding | None:
     if sharding is None or AxisType.Explicit not in sharding.mesh.axis_types:
         return None
     return sharding
+
+
+def varies(x: Any) -> frozenset[str]:
+    """The mesh axes over which the array varies, as far as JAX tracks it (inside ``jax.shard_map``)."""
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def spread(x: Any, axis_name: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Those of the named axes along which x differs from device to device.
+
+    ``jax.shard_map`` keeps an account of that, unless it is told not to; without one (``check_vma=False``,
+    ``vmap``), x counts as different along all of them.
+    """
+    axes = (axis_name,) if isinstance(axis_name, str) else axis_name or ()
+    return tuple(a for a in axes if a in varies(x) or a not in varies(lax.axis_index(a)))
 
 
 def elementwise(f: Callable[..., jax.Array], x: jax.Array, *rest: Any) -> jax.Array:

@@ -1,14 +1,59 @@
-"""Many small leaves packed into a few vectors, and taken apart again.
+"""Many small leaves packed into a few arrays, and taken apart again.
 
 A program that treats thousands of leaves one by one takes XLA minutes to compile, however small they are.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from ggjax._internal import mesh
+
+T = TypeVar("T")
+
+MOST = 64
+"""Leaves in a pack at most: the time that XLA takes rises with the square of the slices of one array."""
+
+ROW = 128
+"""Elements in a row of ``in_rows``."""
+
+
+def one_device() -> bool:
+    """Whether there is one device only. Elsewhere leaves may be sharded, and packing would gather them; under
+    jit it is not known which are."""
+    return jax.device_count() == 1
+
+
+def runs(items: Iterable[T], kind: Callable[[T], Hashable], *, at_most: int) -> list[list[T]]:
+    """The items in lists of one kind, in order, of at most so many items each."""
+    of_kinds: dict[Hashable, list[list[T]]] = {}
+    for item in items:
+        of_kind = of_kinds.setdefault(kind(item), [[]])
+        if len(of_kind[-1]) == at_most:
+            of_kind.append([])
+        of_kind[-1].append(item)
+    return [run for of_kind in of_kinds.values() for run in of_kind]
+
+
+def in_rows(leaves: Sequence[jax.Array]) -> jax.Array:
+    """Leaves of one dtype as a matrix of rows: each starts a new row and fills its last one with zeros."""
+    flat = [x.ravel() for x in leaves]
+    parts = [y for x in flat for y in (x, np.zeros(-x.size % ROW, x.dtype))]
+    return jnp.concatenate(parts).reshape(-1, ROW)
+
+
+def rows(size: int) -> int:
+    """How many rows a leaf of this size takes."""
+    return -(-size // ROW)
+
+
+def owners(sizes: Sequence[int]) -> np.ndarray:
+    """Which leaf each row belongs to, int32 (rows,)."""
+    return np.repeat(np.arange(len(sizes), dtype=np.int32), [rows(n) for n in sizes])
 
 
 class Packing(NamedTuple):
@@ -44,15 +89,7 @@ def plan(leaves: Sequence[jax.Array], *, below: int, at_most: int) -> Packing:
 
     Only leaves of one dtype that vary over the same axes (inside ``jax.shard_map``) come together.
     """
-    groups: list[list[int]] = []
-    filling: dict[Any, list[int]] = {}
-    for i, x in enumerate(leaves):
-        if x.size >= below:
-            groups.append([i])
-            continue
-        kind = (x.dtype, getattr(jax.typeof(x), "manual_axis_type", None))
-        if kind not in filling or len(filling[kind]) == at_most:
-            filling[kind] = []
-            groups.append(filling[kind])
-        filling[kind].append(i)
-    return Packing(groups, [x.shape for x in leaves])
+    small = [i for i, x in enumerate(leaves) if x.size < below]
+    groups = runs(small, lambda i: (leaves[i].dtype, mesh.varies(leaves[i])), at_most=at_most)
+    groups += [[i] for i, x in enumerate(leaves) if x.size >= below]
+    return Packing(sorted(groups), [x.shape for x in leaves])

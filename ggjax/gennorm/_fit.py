@@ -10,7 +10,6 @@ from jax.typing import ArrayLike
 from ggjax._internal import trees
 from ggjax.gennorm import _arguments, _sums
 from ggjax.gennorm._density import std
-from ggjax.gennorm._sums import abs_moments as abs_moments
 from ggjax.gennorm._table import Method, shape_from_ratio
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ggjax._internal import trees
+from ggjax._internal import pack, trees
 from ggjax.rate import _codes, _count, _histogram, _traced
 
 
@@ -53,7 +53,7 @@ def bits(params: Any, step: ArrayLike, *, code: _codes.Code = "entropy", mask: t
                 'code "huffman" is built on the host and cannot run under jit: call it outside, '
                 'or take "entropy", which is less than one bit below it'
             )
-        return _traced.traced_bits(leaves, step, code, packs=jax.device_count() == 1)
+        return _traced.traced_bits(leaves, step, code, packs=pack.one_device())
     with jax.ensure_compile_time_eval():  # under jit, the arrays made on the way would be traced
         total = _count.merge(_count.count_leaves(flat.weight_names(), leaves, float(np.asarray(step))))
         _, rates = _count.rates_of(total, (code,))

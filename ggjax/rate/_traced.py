@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax._internal import trees
+from ggjax._internal import pack, trees
 from ggjax.rate import _codes, _histogram
 
 TRACED_LEVELS = 1 << 17
@@ -15,9 +15,6 @@ TRACED_LEVELS = 1 << 17
 
 _FEW = 16
 """Trees of more leaves than this have their small leaves packed together."""
-
-_PACK = 64
-"""How many leaves a pack holds at most: XLA's time to compile rises with the square of their number."""
 
 _PACK_SIZE = 1 << 18
 """How many weights a pack holds at most: packs are copies, which are to take little memory."""
@@ -76,12 +73,13 @@ def _pack(leaves: list[jax.Array]) -> list[jax.Array]:
 
     A program for each of thousands of leaves would take minutes to compile.
     """
-    packs: list[list[jax.Array]] = []
-    open_packs: dict[Any, list[jax.Array]] = {}
+    # Filled up by size too, so that a pack stays a small copy.
+    runs: list[list[jax.Array]] = []
+    open_runs: dict[Any, list[jax.Array]] = {}
     for x in sorted(leaves, key=lambda x: x.size):
-        pack = open_packs.get(x.dtype)
-        if pack is None or len(pack) == _PACK or trees.size([*pack, x]) > _PACK_SIZE:
-            packs.append(pack := [])
-            open_packs[x.dtype] = pack
-        pack.append(x)
-    return [p[0] if len(p) == 1 else jnp.concatenate([x.ravel() for x in p]) for p in packs]
+        run = open_runs.get(x.dtype)
+        if run is None or len(run) == pack.MOST or trees.size([*run, x]) > _PACK_SIZE:
+            runs.append(run := [])
+            open_runs[x.dtype] = run
+        run.append(x)
+    return [r[0] if len(r) == 1 else jnp.concatenate([x.ravel() for x in r]) for r in runs]

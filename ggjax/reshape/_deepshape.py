@@ -26,8 +26,8 @@ from ggjax.reshape._place import Table, place
 from ggjax.reshape._rank import place_by_rank
 from ggjax.reshape._target import target_ends
 
-_FEW_LEAVES, _PACK = 16, 64
-"""Trees of more than _FEW_LEAVES leaves on one device have those smaller than a piece packed, _PACK together.
+_FEW_LEAVES = 16
+"""Trees of more leaves than this on one device have those smaller than a piece packed together.
 
 The time that XLA takes to compile rises with the square of the number of slices taken from one array.
 """
@@ -203,7 +203,7 @@ def _each_on_one_device(leaves: Sequence[Any]) -> bool:
     """Whether every leaf surely lies on one device, so that it may be read in pieces."""
     if not trees.is_concrete(*leaves):
         around = jax.sharding.get_abstract_mesh()  # inside shard_map its axes are Manual
-        return jax.device_count() == 1 or (not around.empty and around.are_all_axes_manual)
+        return pack.one_device() or (not around.empty and around.are_all_axes_manual)
     return all(len(x.sharding.device_set) == 1 for x in leaves if isinstance(x, jax.Array))
 
 
@@ -247,7 +247,7 @@ def _reshape(
     arrays = [jnp.asarray(x) for x in leaves]
     packing = None
     if counting.whole and method == "histogram" and len(arrays) > _FEW_LEAVES:
-        packing = pack.plan(arrays, below=PIECE, at_most=_PACK)
+        packing = pack.plan(arrays, below=PIECE, at_most=pack.MOST)
         arrays = packing.pack(arrays)
     step = settings.step
 

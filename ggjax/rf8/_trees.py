@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax._internal import trees
+from ggjax._internal import pack, trees
 from ggjax.rf8._array import RF8Array, check_form
 from ggjax.rf8._decode import decode
 from ggjax.rf8._encode import Axis, encode_array, encode_on_host, has_axes, static_axis
 from ggjax.rf8._format import NOT_FINITE, floats_on_host
-from ggjax.rf8._pack import MOST, encode_packed
+from ggjax.rf8._pack import encode_packed
 from ggjax.rf8._rounding import Rounding, check_rounding
 
 _SMALL = 1 << 16
@@ -50,21 +50,19 @@ def tree_encode(
     check_rounding(rounding)
     flat = trees.flatten(params, mask)
     encoded: list[Any] = flat.weights()
-    packs: dict[Any, list[int]] = {}
+    packed: list[int] = []
     for i, (name, x) in enumerate(zip(flat.weight_names(), flat.weights(), strict=True)):
         options = {"axis": static_axis(axis) if has_axes(x.ndim, axis) else None, "rounding": rounding}
         if _is_small(x):
             encoded[i] = _on_host(functools.partial(_encode_small, name, **options), x)
         elif _can_be_packed(x, options["axis"]):
-            packs.setdefault(x.dtype, []).append(i)
+            packed.append(i)
         else:
             trees.check_finite([name], [x])  # one by one: leaves may lie on different devices
             encoded[i] = encode_array(jnp.asarray(x), **options)
-    for indices in packs.values():
-        for start in range(0, len(indices), MOST):
-            pack = indices[start : start + MOST]
-            for i, q in zip(pack, encode_packed([encoded[i] for i in pack], rounding=rounding), strict=True):
-                encoded[i] = q
+    for run in pack.runs(packed, lambda i: encoded[i].dtype, at_most=pack.MOST):
+        for i, q in zip(run, encode_packed([encoded[i] for i in run], rounding=rounding), strict=True):
+            encoded[i] = q
     return flat.replace(encoded)
 
 
@@ -107,7 +105,7 @@ def _is_small(x: Any) -> bool:
 def _can_be_packed(x: Any, axis: Axis) -> bool:
     """Whether a leaf is traced, small, with one exponent, and surely on one device: packing would gather a
     sharded one, and under jit it is not known which are sharded."""
-    return isinstance(x, jax.core.Tracer) and axis is None and x.size < _SMALL and jax.device_count() == 1
+    return isinstance(x, jax.core.Tracer) and axis is None and x.size < _SMALL and pack.one_device()
 
 
 def _on_host(f: Callable[[Any], Any], x: Any) -> Any:

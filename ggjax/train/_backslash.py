@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ggjax import masks
-from ggjax._internal import trees
+from ggjax._internal import pack, trees
 from ggjax.train import _arguments, _law, _packs, _step
 
 NO_PARAMS = (
@@ -188,7 +188,7 @@ def backslash(
             return updates, state._replace(count=count)
 
         axes = _law.shard_axes(flat.weight_names(), weights, axis_name)
-        alone = _packs.one_device() and not any(axes)
+        alone = pack.one_device() and not any(axes)
         packing = _packs.plan(weights, steps.weights(), allowed=alone)
         thetas, us = packing.pack(weights), packing.pack(steps.weights())
         how = {"packing": packing, "axes": axes, "per_leaf": per_leaf}

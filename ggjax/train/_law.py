@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ggjax._internal import trees
+from ggjax._internal import mesh, trees
 from ggjax.train import _step
 from ggjax.train._packs import Packing
 
@@ -85,29 +85,21 @@ def sizes(shapes: Sequence[tuple[int, ...]], axes: Sequence[Axes]) -> np.ndarray
 def shard_axes(names: Sequence[str], leaves: Sequence[Any], axis_name: AxisName) -> tuple[Axes, ...]:
     """The mesh axes of ``axis_name`` that each leaf is split over, inside ``jax.shard_map`` or the like.
 
-    Where JAX tracks which arrays vary over an axis (``check_vma=True``), a leaf that does not is a copy on
-    every device, and is not summed. Elsewhere (``check_vma=False``, ``vmap``) every leaf counts as split.
+    A leaf that does not vary over an axis is a copy on every device, and is not summed over it; see
+    ``mesh.spread``.
 
     Raises:
       ValueError: a leaf is split over an axis that ``axis_name`` does not name.
     """
-    wanted: Axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
-    tracked = [a for a in wanted if _varying(lax.axis_index(a))]
-    axes = []
+    wanted = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
     for name, leaf in zip(names, leaves, strict=True):
-        split = _varying(leaf)
+        split = mesh.varies(leaf)
         if split - set(wanted):
             raise ValueError(
                 f"leaf {name!r} is split over the mesh axes {sorted(split)} inside shard_map, so that one "
                 f"device sees only a part of it: pass axis_name={tuple(sorted(split))!r} to backslash"
             )
-        axes.append(tuple(a for a in wanted if a in split or a not in tracked))
-    return tuple(axes)
-
-
-def _varying(x: Any) -> frozenset[str]:
-    """The mesh axes over which the array varies, as far as JAX tracks it (inside ``jax.shard_map``)."""
-    return jax.typeof(x).manual_axis_type.varying
+    return tuple(mesh.spread(leaf, wanted) for leaf in leaves)
 
 
 def _over_shards(parts: Sequence[jax.Array], axes: Sequence[Axes]) -> jax.Array:

@@ -2,7 +2,7 @@
 
 XLA compiles a program of its own for every leaf, which takes about 0.1 s however small the leaf is. So if a
 model has many small leaves, the rows of one matrix hold up to 64 of them: each starts a new row and fills its
-last row with zeros, which change no sum.
+last row with zeros, which change no sum (``_internal.pack``).
 """
 
 import math
@@ -14,18 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ggjax._internal import trees
+from ggjax._internal import pack, trees
 
 MANY = 32
 """Up to so many small leaves are worked on one by one: packs are copies, which cost time and memory."""
 
 SMALL = 1 << 17
 """Leaves of fewer weights than this are small."""
-
-MOST = 64
-"""Leaves in a pack: XLA's time to compile rises with the square of their number."""
-
-ROW = 128
 
 
 class Packing(NamedTuple):
@@ -36,7 +31,10 @@ class Packing(NamedTuple):
 
     def pack(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
         """One array for every group: the leaf, or a matrix of rows."""
-        arrays = [self._matrix(group, leaves) if len(group) > 1 else leaves[group[0]] for group in self.groups]
+        arrays = [
+            pack.in_rows([leaves[i] for i in group]) if len(group) > 1 else leaves[group[0]]
+            for group in self.groups
+        ]
         return self._apart(arrays)
 
     def unpack(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
@@ -46,7 +44,7 @@ class Packing(NamedTuple):
             if len(group) == 1:
                 leaves[group[0]] = array
                 continue
-            ends = np.cumsum([self._rows(i) for i in group])
+            ends = np.cumsum([pack.rows(n) for n in self._sizes(group)])
             for i, rows in zip(group, jnp.split(array, ends[:-1]), strict=True):
                 leaves[i] = rows.ravel()[: math.prod(self.shapes[i])].reshape(self.shapes[i])
         return [leaves[i] for i in range(len(self.shapes))]
@@ -73,19 +71,12 @@ class Packing(NamedTuple):
             for group in self.groups
         ]
 
-    def _matrix(self, group: Sequence[int], leaves: Sequence[jax.Array]) -> jax.Array:
-        flat = [leaves[i].ravel() for i in group]
-        zeros = [np.zeros(-x.size % ROW, x.dtype) for x in flat]
-        return jnp.concatenate([y for x, zero in zip(flat, zeros, strict=True) for y in (x, zero)]).reshape(
-            -1, ROW
-        )
-
-    def _rows(self, i: int) -> int:
-        return -(-math.prod(self.shapes[i]) // ROW)
+    def _sizes(self, group: Sequence[int]) -> list[int]:
+        return [math.prod(self.shapes[i]) for i in group]
 
     def _owners(self, group: Sequence[int]) -> np.ndarray:
         """Which leaf of the group each row belongs to."""
-        return np.repeat(np.arange(len(group)), [self._rows(i) for i in group])
+        return pack.owners(self._sizes(group))
 
     def _apart(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
         """The arrays, the packs kept as they are: XLA would rather work on each leaf by itself again."""
@@ -94,22 +85,14 @@ class Packing(NamedTuple):
         return [next(made) if len(group) > 1 else x for group, x in zip(self.groups, arrays, strict=True)]
 
 
-def one_device() -> bool:
-    """Whether there is one device only. Elsewhere leaves may be sharded, each in its own way."""
-    return jax.device_count() == 1
-
-
 def plan(weights: Sequence[jax.Array], updates: Sequence[jax.Array], *, allowed: bool) -> Packing:
     """Put small leaves together, those of the same dtypes, if there are many and it is allowed."""
     shapes = tuple(tuple(jnp.shape(x)) for x in weights)
     small = [i for i, x in enumerate(weights) if 0 < jnp.size(x) < SMALL]
     if not allowed or len(small) <= MANY:
         small = []
-    packs: dict[Any, list[list[int]]] = {}
-    for i in small:
-        of_kind = packs.setdefault((jnp.result_type(weights[i]), jnp.result_type(updates[i])), [[]])
-        if len(of_kind[-1]) == MOST:
-            of_kind.append([])
-        of_kind[-1].append(i)
+    packs = pack.runs(
+        small, lambda i: (jnp.result_type(weights[i]), jnp.result_type(updates[i])), at_most=pack.MOST
+    )
     alone = [(i,) for i in sorted(set(range(len(shapes))) - set(small))]
-    return Packing((*alone, *(tuple(group) for of_kind in packs.values() for group in of_kind)), shapes)
+    return Packing((*alone, *map(tuple, packs)), shapes)

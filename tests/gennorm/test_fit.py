@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ggjax import gennorm
+from ggjax._internal import pack
 from ggjax.gennorm import _fit, _sums
 
 LAW = st.gennorm(0.8, scale=0.05)
@@ -60,8 +61,12 @@ def test_constant_weights_have_no_width_about_their_mean(value):
     np.testing.assert_array_equal(law, np.float32([2, 0, value if abs(value) > 1e-38 else law.loc]))
 
 
+def abs_moments(leaves, unit=1.0):
+    return _sums.moments(_sums.together(leaves), 0.0, unit, None)
+
+
 def test_moments_of_many_laws_at_once():
-    first, second = (jnp.stack(m) for m in zip(*(_fit.abs_moments([x]) for x in (X, X**3, 0 * X)), strict=True))
+    first, second = (jnp.stack(m) for m in zip(*(abs_moments([x]) for x in (X, X**3, 0 * X)), strict=True))
     laws = _fit.from_moments(first, second, jnp.full(3, float(X.size)))
     for i, x in enumerate((X, X**3, 0 * X)):
         np.testing.assert_allclose([v[i] for v in laws], gennorm.fit(x), rtol=1e-6)
@@ -70,7 +75,7 @@ def test_moments_of_many_laws_at_once():
 
 
 def test_moments_in_a_unit():
-    first, second = _fit.abs_moments([X * np.float32(1e25)], unit=1e25)
+    first, second = abs_moments([X * np.float32(1e25)], unit=1e25)
     np.testing.assert_allclose(first, np.abs(np.float64(X)).sum(), rtol=1e-5)
     law = _fit.from_moments(first, second, float(X.size), unit=1e25)
     np.testing.assert_allclose(law.scale, gennorm.fit(X).scale * 1e25, rtol=1e-5)
@@ -118,7 +123,7 @@ def test_leaves_of_many_shapes_are_packed(monkeypatch):
     want = gennorm.fit(leaves, center=True)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     monkeypatch.setattr(_sums, "_FEW", 3)
-    monkeypatch.setattr(_sums, "_PACK", 8)
+    monkeypatch.setattr(pack, "MOST", 8)
     assert [sum(x.size for x in g) for g in _sums.together(leaves).groups] == [14, 68, 132, 90]
     law = jax.jit(lambda t: _fit.fit_leaves.__wrapped__(t, center=True))(leaves)
     np.testing.assert_allclose(law, want, rtol=1e-6)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ggjax import rate
+from ggjax._internal import pack
 from ggjax.rate import _traced
 from tests.rate.reference import TRACED, tree_of
 
@@ -67,7 +68,7 @@ def test_programs_of_many_small_leaves_are_small():
         f = functools.partial(_traced.traced_bits, code="entropy", **options)
         return str(jax.make_jaxpr(f)(many_leaves(n), 0.003)).count("scatter-add")
 
-    assert scatters(150, packs=True) <= 2 * (150 // _traced._PACK + 2) < scatters(150, packs=False)
+    assert scatters(150, packs=True) <= 2 * (150 // pack.MOST + 2) < scatters(150, packs=False)
 
 
 def test_packs_take_little_memory():

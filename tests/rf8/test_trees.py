@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from ggjax import rf8
+from ggjax._internal import pack
 from ggjax.rf8 import _trees
 from tests.rf8.reference import reference
 
@@ -94,7 +95,7 @@ def test_small_leaves_are_encoded_as_large_ones(dtype, x64, monkeypatch):
 @pytest.mark.parametrize("x64", [False, True])
 def test_leaves_packed_together_under_jit_are_encoded_as_alone(x64, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)  # where nothing can be sharded
-    monkeypatch.setattr(_trees, "MOST", 5)
+    monkeypatch.setattr(pack, "MOST", 5)
     r = np.random.default_rng(7)
     shapes = [(3, 4), (), (0, 2), (128,), (7, 19), (1, 1, 1)]
     with jax.enable_x64(x64):

@@ -8,6 +8,7 @@ import pytest
 import scipy.special as sp
 
 import ggjax
+from ggjax._internal import pack
 from ggjax.train import _packs
 
 PAPER = {"mask": None, "move_idle": True}
@@ -58,7 +59,7 @@ SETTINGS = [
 @pytest.mark.parametrize("packed", [False, True])
 def test_step_is_the_formula(options, packed, monkeypatch):
     if packed:
-        monkeypatch.setattr(_packs, "one_device", lambda: True)
+        monkeypatch.setattr(pack, "one_device", lambda: True)
         monkeypatch.setattr(_packs, "MANY", 1)
     params = weights()
     updates = jax.tree.map(jnp.zeros_like, params)  # so that the result is the step itself, to full precision
