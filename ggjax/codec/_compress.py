@@ -13,8 +13,8 @@ from ggjax.codec._compressed import Blocks, Compressed
 from ggjax.codec._host import in_parallel, outside_trace
 from ggjax.codec._options import Options
 from ggjax.codec._shards import frame_of, shards_of
-from ggjax.codec.quantize import _rf8, _steps
-from ggjax.codec.quantize._keys import is_codable
+from ggjax.codec.quantize import _steps
+from ggjax.codec.quantize._quantizers import is_codable
 
 GROUP = 1 << 24
 """Arrays are coded together up to so many weights, which bounds the memory."""
@@ -161,9 +161,5 @@ def _host(x: Any) -> np.ndarray:
 
 
 def _tokens_of(x: np.ndarray, step: np.float32, given: Options) -> _encode.Tokens:
-    meta: dict[str, Any] = {"dtype": str(x.dtype)}
-    if given.kind == "rf8":
-        x, meta["exponent"] = _rf8.encoded(x)
-    if given.centroids:
-        meta["centroids"] = _steps.centroids([x], step, given.dead_zone)
-    return _encode.tokens_of(x, given.kind, step, given.dead_zone, **meta)
+    centroids = _steps.centroids([x], step, given.dead_zone) if given.centroids else ()
+    return _encode.tokens_of(x, given.kind, step, given.dead_zone, centroids)

@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+FEW = 1 << 16
+"""Fewer weights than this are turned into tokens, and back, by NumPy: programs run over whole chunks."""
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 

@@ -59,7 +59,7 @@ def info_of_files(checkpoint: Checkpoint) -> list[FileInfo]:
 
 def _tensor_info(name: str, nbytes: int, s: Stored) -> TensorInfo:
     meta = s.meta
-    kind, step = ("raw", None) if meta is None else (meta.kind, meta.step if meta.kind == "uniform" else None)
+    kind, step = ("raw", None) if meta is None else (meta.kind, meta.step or None)
     parts = len(meta.parts) if meta else 0
     return TensorInfo(
         name, s.dtype, s.shape, kind, step, parts, nbytes, 8 * nbytes / max(math.prod(s.shape), 1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ggjax.codec._coded import Meta
 from ggjax.codec.entropy import _models
+from ggjax.codec.quantize._quantizers import QUANTIZERS
 
 VERSION = 1
 KEY = "ggjax"
@@ -67,17 +68,10 @@ def describe(
         ]
         if side.nbytes:
             out["side"] = list(side)
-        if meta.kind == "uniform":
-            out["step"] = meta.step
-        for name, value, default in (
-            ("centroids", list(meta.centroids), []),
-            ("axis", meta.axis, None),
-            ("coder", meta.coder, "rans"),
-        ):
+        out |= QUANTIZERS[meta.kind].stated(meta.params)
+        for name, value, default in (("axis", meta.axis, None), ("coder", meta.coder, "rans")):
             if value != default:
                 out[name] = value
-        if meta.kind == "rf8":
-            out["exponent"] = meta.exponent
     if block is not None:
         leaf, start, full = block
         out |= {"leaf": leaf, "start": list(start), "full": list(full)}

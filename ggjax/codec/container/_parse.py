@@ -14,9 +14,11 @@ from ggjax.codec.container._metadata import KEY, NO_CRC, VERSION, Metadata, Piec
 from ggjax.codec.container._safetensors import DTYPES, Entry, FormatError, Header, is_count, is_shape
 from ggjax.codec.entropy import _models, _rans
 from ggjax.codec.entropy._coders import CODERS
-from ggjax.codec.quantize import _keys, _steps
+from ggjax.codec.quantize._quantizers import QUANTIZERS
 
 MAX_PARTS = 256
+PARAMETERS = ("step", "centroids", "exponent")
+"""What a description has of its quantizer."""
 
 
 def is_compressed(header: Header) -> bool:
@@ -134,10 +136,10 @@ def _is_piece(x: Any) -> bool:
 def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tables: int) -> Meta:
     kind, coder, axis = t["kind"], t.get("coder", "rans"), t.get("axis")
     name = str(np.dtype(DTYPES[dtype]))
-    _need(kind in _keys.KINDS, f"{where}: unknown kind {kind!r:.50}")
+    _need(isinstance(kind, str) and kind in QUANTIZERS, f"{where}: unknown kind {kind!r:.50}")
+    quantizer = QUANTIZERS[kind]
     _need(isinstance(coder, str) and coder in CODERS, f"{where}: unknown coder {coder!r:.50}")
-    _need(name in _keys.CODED, f"{where}: no kind {kind} of {dtype}")
-    _need(kind != "lossless" or name in _keys.LOSSLESS, f"{where}: no lossless kind of {dtype}")
+    _need(name in quantizer.dtypes, f"{where}: no kind {kind} of {dtype}")
     parts: Any = t.get("parts")
     listed = isinstance(parts, list) and 1 <= len(parts) <= MAX_PARTS
     _need(listed and all(map(_is_part, parts)), f"{where}: parts must be lists of six numbers")
@@ -145,7 +147,7 @@ def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tab
     tables = tables if CODERS[coder].has_tables else 1
     for i, p in enumerate(parts):
         good = p.size >= 1 and p.shift < 32 and p.table < tables and p.exceptions <= p.size
-        good = good and p.zeros <= (_keys.LOSSLESS[name] if kind == "lossless" else 0)
+        good = good and p.zeros <= quantizer.most_zeros(name)
         _need(good, f"{where}: part {i} is out of range: {list(p)}")
     _need(sum(p.size for p in parts) == math.prod(shape), f"{where}: its parts do not fill its shape")
     if axis is None:
@@ -154,24 +156,11 @@ def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tab
     else:
         good = type(axis) is int and axis in (0, -1) and len(shape) >= 2 and len(parts) > 1
         _need(good, f"{where}: bad axis {axis!r:.50} of {len(parts)} parts")
-    step, exponent = 0.0, 0
-    centroids: Any = ()
-    if kind == "uniform":
-        _need(type(t.get("step")) in (int, float), f"{where}: step must be a number")
-        step = float(t["step"])
-        _need(_steps.SMALLEST <= step <= _steps.LARGEST, f"{where}: step {step!r} is out of range")
-        _need(
-            float(str(np.float32(step))) == step, f"{where}: step {step!r} is no float32 in its shortest form"
-        )
-        centroids = t.get("centroids", [])
-        numbers = isinstance(centroids, list) and len(centroids) <= 255
-        numbers = numbers and all(type(c) in (int, float) and abs(c) <= 1 for c in centroids)
-        _need(numbers, f"{where}: centroids must be up to 255 numbers from -1 to 1")
-        centroids = tuple(float(c) for c in centroids)
-    if kind == "rf8":
-        exponent = t.get("exponent", 1000)
-        _need(type(exponent) is int and -125 <= exponent <= 113, f"{where}: bad exponent {exponent!r:.50}")
-    return Meta(shape, name, kind, parts, step, centroids, exponent, axis, coder)
+    try:
+        params = quantizer.read({n: t[n] for n in PARAMETERS if n in t})
+    except ValueError as e:
+        raise _Wrong(f"{where}: {e}") from None
+    return Meta(shape, name, kind, params, parts, axis, coder)
 
 
 def _check_chunks(where: str, meta: Meta, side: Piece, chunks: tuple[Piece, ...]) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from ggjax.codec import _decode
@@ -17,7 +16,6 @@ from ggjax.codec.container._index import index_of
 from ggjax.codec.container._metadata import Metadata, Stored
 from ggjax.codec.container._safetensors import File, FormatError
 from ggjax.codec.entropy._chunks import Damaged
-from ggjax.codec.quantize import _rf8
 
 GROUP = 1 << 22
 """Tensors are read and decoded together up to so many weights."""
@@ -154,10 +152,7 @@ def _arrays(sources: list[Source]) -> list[np.ndarray]:
     except Damaged as e:
         raise FormatError(str(e)) from None
     for i, array in zip(coded, arrays, strict=True):
-        c = read[i]
-        if c.meta.kind == "rf8":
-            array = _rf8.decoded(array, c.meta.exponent, c.meta.dtype).astype(jnp.dtype(c.meta.dtype))
-        read[i] = array
+        read[i] = _decode.weights_of(read[i].meta, array)
     return read
 
 

@@ -7,14 +7,11 @@ import jax
 import numpy as np
 
 from ggjax._internal import trees
-from ggjax.codec.quantize._keys import Kind
+from ggjax.codec.quantize._quantizers import QUANTIZERS
+from ggjax.codec.quantize._uniform import LARGEST, SMALLEST
 
 SAMPLE = 1 << 18
 CENTROIDS = 15
-
-SMALLEST, LARGEST = 2.0**-120, 2.0**100
-"""The range of a step: where float32 keeps all its digits, in the step and in what is computed with it."""
-
 
 MOST_LEVELS = 2.0**31 - 128
 """A level is below this, the largest float32 number that is an int32."""
@@ -84,7 +81,7 @@ def merge(parts: Sequence[Summary]) -> Summary:
 
 
 def step_for(
-    name: str, blocks: list[np.ndarray], kind: Kind, want: Want, *, everywhere: bool = False
+    name: str, blocks: list[np.ndarray], kind: str, want: Want, *, everywhere: bool = False
 ) -> np.float32:
     """The step for a leaf; 0 where its kind has none.
 
@@ -98,9 +95,10 @@ def step_for(
     Raises:
       ValueError: a weight is not finite, or beyond float32, or too many or too small a step away from 0.
     """
-    if kind == "lossless":
+    quantizer = QUANTIZERS[kind]
+    if not quantizer.is_finite:
         return np.float32(0)
-    chosen = kind == "uniform" and want.step is None
+    chosen = quantizer.has_step and want.step is None
     s = _summary_of_all(blocks) if everywhere else summarize(blocks, SAMPLE if chosen else 0)
     if not np.isfinite([s.low, s.high]).all():
         trees.check_finite([name] * len(blocks), blocks)
@@ -108,7 +106,7 @@ def step_for(
     largest = max(abs(float(s.low)), abs(float(s.high)))
     if largest > float(np.finfo(np.float32).max):
         raise ValueError(f"leaf {name!r}: its largest weight is {largest:.4g}, expected the range of float32")
-    if kind == "rf8":
+    if not quantizer.has_step:
         return np.float32(0)
     try:
         step = choose(s, want)
