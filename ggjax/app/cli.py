@@ -38,10 +38,13 @@ COMPRESS = """\
 Compress a .safetensors checkpoint of any model to a smaller file, which any safetensors reader can list.
 
   ggjax compress model.safetensors --lossless           every bit comes back
-  ggjax compress model.safetensors --bits 4             about 4 bits per parameter
+  ggjax compress model.safetensors --bits 4             4 bits per parameter, never more
   ggjax compress model.safetensors --step 0.004 --exclude embed
 
-Tensors that are not floating, not selected or of fewer than 1024 elements are kept as they are."""
+What is rounded is kernels: tensors of two and more dimensions that are no scale of a normalization layer, no
+statistic and no buffer. The other floating ones are kept losslessly; --include REGEX rounds all that it matches
+(--include . all). Tensors that are not floating, not selected or of fewer than 1024 elements are kept as they
+are."""
 DECOMPRESS = """\
 Write the plain .safetensors checkpoint of a compressed one, with the names, shapes and dtypes it had."""
 INFO = """\
@@ -141,6 +144,12 @@ def _add_files(commands: Any) -> None:
     _add_steps(how)
     how.add_argument("--rf8", action="store_true", help="the 8-bit floats of ggjax.rf8")
     how.add_argument("--lossless", action="store_true", help="every bit")
+    compress.add_argument(
+        "--per",
+        choices=("tree", "leaf"),
+        default="tree",
+        help="ask --bits or --snr-db of all together, with one step, or of every tensor (default: %(default)s)",
+    )
     fine = compress.add_argument_group("for a step")
     fine.add_argument(
         "--dead-zone",
@@ -193,9 +202,7 @@ def _add_output(parser: argparse.ArgumentParser, default: str) -> None:
 
 def _add_steps(group: Any) -> None:
     group.add_argument("--step", type=float, metavar="S", help="round to multiples of S, in the weights' units")
-    group.add_argument(
-        "--bits", type=float, metavar="B", help="the step of B bits per parameter, for each tensor"
-    )
+    group.add_argument("--bits", type=float, metavar="B", help="the step of B bits per parameter")
     group.add_argument(
         "--snr-db", type=float, metavar="D", help="the step of a signal-to-noise ratio of D decibels"
     )

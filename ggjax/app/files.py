@@ -15,13 +15,25 @@ import numpy as np
 from ggjax import codec, rate
 from ggjax.codec import container, quantize
 
-OPTIONS = ("step", "bits", "snr_db", "step_per_std", "rf8", "lossless", "dead_zone", "centroids", "coder")
+OPTIONS = (
+    "step",
+    "bits",
+    "snr_db",
+    "step_per_std",
+    "rf8",
+    "lossless",
+    "dead_zone",
+    "centroids",
+    "coder",
+    "per",
+)
 
 
 def compress(args: argparse.Namespace) -> int:
     """Compress a checkpoint, of one file or of several with an index."""
-    options = {name: getattr(args, name) for name in OPTIONS}
+    options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS}
     select = _selector(args)
+    options["mask"] = None if args.include else "kernels"
     with _bar(args, "compressing", plain=True) as progress, _force_hint():
         keywords: dict[str, Any] = {"select": select, "overwrite": args.force, "progress": progress}
         keywords |= {"dry_run": args.dry_run, **options}

@@ -1,19 +1,23 @@
 """How to code: the options of ``compress``, checked."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from ggjax.codec.entropy._coders import CODERS
-from ggjax.codec.quantize import _steps
+from ggjax.codec.quantize._steps import Want, check_want
+
+Per = Literal["tree", "leaf"]
+"""Whether bits and snr_db are asked of the whole tree or of every leaf."""
 
 
 class Options(NamedTuple):
     """What is kept of the weights, and how."""
 
     kind: str  # the quantizer
-    want: _steps.Want
+    want: Want
     dead_zone: float = 0.0
     centroids: bool = False
     coder: str = "rans"
+    per: Per = "tree"
 
 
 def checked(
@@ -27,9 +31,10 @@ def checked(
     dead_zone: float = 0.0,
     centroids: bool = False,
     coder: str = "rans",
+    per: Per = "tree",
 ) -> Options:
     """The options, or ValueError (ImportError for a coder whose library is missing). See ``compress``."""
-    want = _steps.Want(step, bits, snr_db, step_per_std)
+    want = Want(step, bits, snr_db, step_per_std)
     if rf8 or lossless:
         ways = (*want._asdict().items(), ("rf8", rf8), ("lossless", lossless))
         given = [n for n, v in ways if v not in (None, False)]
@@ -40,12 +45,24 @@ def checked(
         if dead_zone or centroids:
             raise ValueError("dead_zone and centroids belong to a step, not to rf8 or lossless")
     else:
-        _steps.check_want(want)
+        check_want(want)
     if not 0 <= dead_zone < 0.5:
         raise ValueError(f"dead_zone must be in [0, 0.5), got {dead_zone!r}")
     if coder not in CODERS:
         names = " or ".join(f'"{name}"' for name in CODERS)
         raise ValueError(f"coder must be {names}, got {coder!r}")
     CODERS[coder].check()
+    if per not in get_args(Per):
+        raise ValueError(f'per must be "tree" or "leaf", got {per!r}')
     kind = "lossless" if lossless else "rf8" if rf8 else "uniform"
-    return Options(kind, want, float(dead_zone), bool(centroids), coder)
+    return Options(kind, want, float(dead_zone), bool(centroids), coder, per)
+
+
+def is_of_all(given: Options) -> bool:
+    """Whether the step depends on more than its own leaf, or on what comes out."""
+    return given.want.bits is not None or given.want.snr_db is not None
+
+
+def kept(given: Options) -> Options:
+    """How to code leaves that are not to be rounded: losslessly."""
+    return Options("lossless", Want(), coder=given.coder)

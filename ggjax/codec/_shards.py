@@ -25,6 +25,17 @@ def shards_of(leaf: Any) -> list[tuple[Start, Any]]:
     return list({start_of(s.index): s.data for s in leaf.addressable_shards}.items())
 
 
+def host_blocks_of(leaf: Any) -> list[tuple[Start, np.ndarray]]:
+    """``shards_of``, on the host, contiguous and in the byte order of this machine."""
+    return [(start, _host(x)) for start, x in shards_of(leaf)]
+
+
+def _host(x: Any) -> np.ndarray:
+    array = np.asarray(x)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
 def frame_of(leaf: Any, starts: list[Start]) -> Blocks:
     """The ``Blocks`` of a sharded array, still without the blocks."""
     return Blocks((), tuple(starts), tuple(leaf.shape), np.dtype(leaf.dtype), leaf.sharding)

@@ -144,7 +144,7 @@ def test_shapes_dtypes_and_scales(shape, dtype, options, seed, scale):
 def test_the_largest_numbers_stay_finite(dtype):
     largest = jnp.finfo(dtype).max
     x = jnp.tile(jnp.array([1, -1, 0.3, 0], dtype) * largest, 500)
-    for options in ({"bits": 2}, {"snr_db": 20}, {"step_per_std": 0.7}):
+    for options in ({"bits": 30}, {"snr_db": 20}, {"step_per_std": 0.7}):
         got, _ = round_trip(x, **options)
         wide = np.asarray(x, np.float64)
         assert np.isfinite(got.astype(np.float64)).all()
@@ -181,8 +181,8 @@ def test_many_shapes_share_their_programs():
 def test_zstd_decodes_on_the_host():
     pytest.importorskip("zstandard")
     x = weights((300, 400))
-    small = codec.compress({"x": x}, bits=4, coder="zstd")
-    plain = codec.compress({"x": x}, bits=4)
+    small = codec.compress({"x": x}, step=0.02, coder="zstd")
+    plain = codec.compress({"x": x}, step=0.02)
     np.testing.assert_array_equal(codec.decompress(small)["x"], codec.decompress(plain)["x"])
     assert plain.nbytes < small.nbytes < 1.1 * plain.nbytes
     with pytest.raises(ValueError, match="'zstd' decodes on the host only"):

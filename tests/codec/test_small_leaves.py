@@ -51,7 +51,7 @@ def test_a_network_of_small_leaves_is_smaller_than_by_zstd(net, tmp_path):
 
 def test_small_leaves_load_by_name_mask_and_like(net, tmp_path):
     path = tmp_path / "x"
-    codec.save_file(net, path, bits=4)
+    codec.save_file(net, path, bits=4, per="leaf")
     name = "features.4.conv.1.1.running_var"
     assert_same(codec.load_file(path, mask=lambda n: n == name), {name: jnp.asarray(net[name])})
     assert_same(codec.load_file(path, like={name: net[name]}), {name: jnp.asarray(net[name])})

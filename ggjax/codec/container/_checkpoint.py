@@ -4,11 +4,16 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
+from ggjax import masks
+from ggjax._internal import trees
 from ggjax.codec import _compress, _options
+from ggjax.codec._meet import Taken, meet
+from ggjax.codec._survey import Leaf
 from ggjax.codec.container import _index, _parse, _safetensors, _write
 from ggjax.codec.container._file import Progress, silent
 from ggjax.codec.container._info import info_of
@@ -37,6 +42,7 @@ def compress_checkpoint(
     *,
     dry_run: bool = False,
     select: Callable[[str], bool] = lambda name: True,
+    mask: Literal["kernels"] | None = "kernels",
     overwrite: bool = False,
     progress: Progress = silent,
     **options: Any,
@@ -47,7 +53,7 @@ def compress_checkpoint(
       source: a safetensors file, or the index of several.
       out: the file to write, or for an index the folder; None for one beside the source.
       dry_run: write nothing, and learn what it would take.
-      select, overwrite, progress, options: as ``compress_file`` has them.
+      select, mask, overwrite, progress, options: as ``compress_file`` has them.
     """
     given = _options.checked(**options)
     plan, index = _index.plan(source, out, compressed=True), _index.index_of(source)
@@ -58,35 +64,83 @@ def compress_checkpoint(
                 raise ValueError(f"{path} is compressed already: decompress it first")
     if not dry_run:
         _index.make_room(plan, overwrite=overwrite)
-    written = []
-    for path, target in plan.pairs:
-        with _safetensors.opened(path) as file:
-            names = index.tensors_of(file)
-            chosen = None if dry_run else target
-            leaves = _coded(file, names, given, select, progress)
-            nbytes = _write.write(chosen, leaves, file.header.metadata, overwrite=overwrite)
-        written.append(Written(path, target, nbytes))
+    rounded = _rounded(index, select, mask, given)
+    written: list[Written] = []
+
+    def write(options: dict[str, _options.Options | None]) -> Taken:
+        again, bits = bool(written), dict.fromkeys(options, 0.0)
+        written.clear()
+        rest = 0.0
+        for path, target in plan.pairs:
+            with _safetensors.opened(path) as file:
+                names = index.tensors_of(file)
+                leaves = _coded(file, names, options, bits, silent if again else progress)
+                chosen = None if dry_run else target
+                nbytes = _write.write(chosen, leaves, file.header.metadata, overwrite=overwrite or again)
+                rest += 8.0 * (nbytes - sum(file.header.entries[n].nbytes for n in names if n not in options))
+            written.append(Written(path, target, nbytes))
+        return Taken(list(bits.values()), rest - sum(bits.values()))
+
+    if _options.is_of_all(given):
+        known = []
+        for path in index.files:
+            with _safetensors.opened(path) as file:
+                known += _surveyed(file, [n for n in index.tensors_of(file) if n in rounded], rounded)
+        meet(known, given, lambda options: write({x.name: o for x, o in zip(known, options, strict=True)}))
+    else:
+        write({n: given if it_is else _options.kept(given) for n, it_is in rounded.items()})
     if plan.index and not dry_run:
         _index.write_index_of(plan, overwrite=overwrite)
     return Result(written, plan.index)
 
 
+def _rounded(
+    index: _index.Index, select: Callable[[str], bool], mask: Any, given: _options.Options
+) -> dict[str, bool]:
+    """Of every floating tensor that is selected, whether it is to be coded as asked; others losslessly."""
+    structs: dict[str, Any] = {}
+    for path in index.files:
+        with _safetensors.opened(path) as file:
+            for name in index.tensors_of(file):
+                entry = file.header.entries[name]
+                structs[name] = jax.ShapeDtypeStruct(entry.shape, _safetensors.DTYPES[entry.dtype])
+    chosen = {n: x for n, x in structs.items() if trees.is_weight(x) and select(n)}
+    if mask is None or given.kind == "lossless":
+        return dict.fromkeys(chosen, True)
+    if mask != "kernels":
+        raise ValueError(f'mask must be "kernels" or None, got {mask!r}')
+    kernels = masks.kernels(structs)
+    return {n: bool(kernels[n]) for n in chosen}
+
+
+def _surveyed(file: File, names: list[str], rounded: dict[str, bool]) -> list[Leaf]:
+    """What is known of tensors of a file, a few read at a time."""
+    out: list[Leaf] = []
+    sizes = [(n, math.prod(file.header.entries[n].shape)) for n in names]
+    for group in _compress.index_groups(sizes, GROUP):
+        some = [(n, _safetensors.read_array(file, n), rounded[n]) for n in group]
+        out += _compress.surveyed(some, lossless=True, leaves_in_all=len(rounded))
+    return out
+
+
 def _coded(
     file: File,
     tensors: list[str],
-    given: _options.Options,
-    select: Callable[[str], bool],
+    options: dict[str, _options.Options | None],
+    bits: dict[str, float],
     progress: Progress,
 ) -> Iterator[tuple[str, Any]]:
-    """(name, tensor, coded where it is worth it) of a file, a few read at a time."""
+    """(name, tensor, coded where it is worth it) of a file, a few read at a time; their bits are noted."""
     known: list[np.ndarray] = []
     sizes = [(n, math.prod(file.header.entries[n].shape)) for n in tensors]
     for group in _compress.index_groups(sizes, GROUP):
         arrays = {n: _safetensors.read_array(file, n) for n in group}
         nbytes = {n: x.nbytes for n, x in arrays.items()}
-        names = [n for n in arrays if select(n)]
-        coded = _compress.code(names, [arrays.pop(n) for n in names], given, known)
+        names = [n for n in arrays if n in options]
+        how = [options[n] for n in names]
+        coded = _compress.code(names, [arrays.pop(n) for n in names], how, known)
         arrays.update(zip(names, coded, strict=True))
+        bits |= {n: 8.0 * arrays[n].nbytes for n in names}
         for n in group:
             yield n, arrays.pop(n)
             progress(n, nbytes[n])
@@ -97,6 +151,7 @@ def compress_file(
     target: str | os.PathLike[str] | None,
     *,
     select: Callable[[str], bool] = lambda name: True,
+    mask: Literal["kernels"] | None = "kernels",
     overwrite: bool = False,
     progress: Progress = silent,
     **options: Any,
@@ -109,9 +164,12 @@ def compress_file(
       target: the file to write; for an index the folder, where every file gets a compressed one and an index of
         them is written. None to write nothing, and learn what it would take.
       select: whether to code the tensor of this name; the others are kept as they are.
+      mask: which of the selected tensors are coded as asked: "kernels", by their names and dimensions, the
+        others losslessly; None for all.
       overwrite: replace the target if it is there.
       progress: called for every tensor.
-      options: those of ``compress`` but mask.
+      options: the others of ``compress``; ``bits`` counts the bytes of the files, less those of tensors that
+        are not floating or not selected. It may take a second writing of the files to meet them.
 
     Returns:
       The bytes of all files written, without the index.
@@ -133,6 +191,7 @@ def compress_file(
         target,
         dry_run=target is None,
         select=select,
+        mask=mask,
         overwrite=overwrite,
         progress=progress,
         **options,

@@ -56,18 +56,10 @@ def step_for(
         return np.float32(0)
     chosen = quantizer.has_step and want.step is None
     s = summary_of_all(blocks) if everywhere else summarize(blocks, SAMPLE if chosen else 0)
-    if not np.isfinite([s.low, s.high]).all():
-        trees.check_finite([name] * len(blocks), blocks)
-        raise ValueError(f"leaf {name!r}: expected finite weights, another process has others")
-    largest = s.largest
-    if largest > float(np.finfo(np.float32).max):
-        raise ValueError(f"leaf {name!r}: its largest weight is {largest:.4g}, expected the range of float32")
+    check_range(name, s, blocks)
     if not quantizer.has_step:
         return np.float32(0)
-    try:
-        step = choose(s, want)
-    except ValueError as e:
-        raise ValueError(f"leaf {name!r}: {e}") from None
+    step, largest = choose(name, s, want), s.largest
     if largest / float(step) >= MOST_LEVELS:
         raise ValueError(
             f"leaf {name!r}: its largest weight is {largest:.4g}, {largest / float(step):.4g} steps of "
@@ -76,7 +68,16 @@ def step_for(
     return step
 
 
-def choose(s: Summary, want: Want) -> np.float32:
+def check_range(name: str, s: Summary, blocks: list[np.ndarray]) -> None:
+    """Raise ValueError unless all weights of a leaf are finite, in float32 too."""
+    if not np.isfinite([s.low, s.high]).all():
+        trees.check_finite([name] * len(blocks), blocks)
+        raise ValueError(f"leaf {name!r}: expected finite weights, another process has others")
+    if s.largest > float(np.finfo(np.float32).max):
+        raise ValueError(f"leaf {name!r}: its largest weight is {s.largest:.4g}, expected the range of float32")
+
+
+def choose(name: str, s: Summary, want: Want) -> np.float32:
     """The step for a leaf, a float32 from ``SMALLEST`` to ``LARGEST``.
 
     ``bits`` and ``snr_db`` are met on the sample; a leaf of equal weights, where neither these nor a standard
@@ -89,19 +90,19 @@ def choose(s: Summary, want: Want) -> np.float32:
         return np.float32(want.step)
     largest = s.largest
     if s.low == s.high:
-        return _usable(largest or 1.0, largest)
+        return usable(name, largest or 1.0, largest)
     if want.step_per_std is not None:
-        return _usable(want.step_per_std * float(s.spread / s.size) ** 0.5, largest)
+        return usable(name, want.step_per_std * float(s.spread / s.size) ** 0.5, largest)
     if want.bits is not None:
         # At fine steps a sample has too few weights a level; there a bit more is a step half as wide.
         bits = min(want.bits, 8.0)
         few = s.sample[:: max(len(s.sample) >> 17, 1)]
         step = _bisect(lambda step: _entropy(few, step) > bits, largest)
-        return _usable(step * 2.0 ** (bits - want.bits), largest)
+        return usable(name, step * 2.0 ** (bits - want.bits), largest)
     noise = s.power * 10 ** (-want.snr_db / 10)  # type: ignore[operator]
     t = s.sample
     step = _bisect(lambda step: float(np.mean((t - np.rint(t / step) * step) ** 2)) < noise, largest)
-    return _usable(min(step, 4 * (12 * noise) ** 0.5), largest)
+    return usable(name, min(step, 4 * (12 * noise) ** 0.5), largest)
 
 
 def centroids(blocks: Sequence[np.ndarray], step: np.float32, dead_zone: float) -> tuple[float, ...]:
@@ -151,10 +152,11 @@ def _entropy(t: np.ndarray, step: float) -> float:
     return float(-(p * np.log2(p)).sum())
 
 
-def _usable(step: float, largest: float) -> np.float32:
+def usable(name: str, step: float, largest: float) -> np.float32:
+    """The step as a float32, if it is one that keeps all digits."""
     if step < SMALLEST:
         raise ValueError(
-            f"its largest weight is {largest:.4g}, its step would be {step:.4g}, expected at least 2^-120: "
-            "scale the weights, or give a larger step"
+            f"leaf {name!r}: its largest weight is {largest:.4g}, its step would be {step:.4g}, "
+            "expected at least 2^-120: scale the weights, or give a larger step"
         )
     return np.float32(min(step, LARGEST))
