@@ -17,8 +17,8 @@ from tests.codec.helpers import assert_same, tree, weights
 
 OPTIONS = [
     {"step": 2**-8},
-    {"bits": 3, "centroids": True},
-    {"bits": 3, "dead_zone": 0.2},
+    {"bits": 3, "per": "leaf", "centroids": True},
+    {"bits": 3, "per": "leaf", "dead_zone": 0.2},
     {"rf8": True},
     {"lossless": True},
     {"step": 1e-6},
