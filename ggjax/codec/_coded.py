@@ -9,7 +9,6 @@ import numpy as np
 
 from ggjax.codec.entropy import _models, _tokens
 from ggjax.codec.entropy._coders import CODERS
-from ggjax.codec.quantize._keys import Kind
 
 
 class Part(NamedTuple):
@@ -32,17 +31,20 @@ class Meta(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str
-    kind: Kind
+    kind: str  # the quantizer
+    params: Any  # those of the quantizer
     parts: tuple[Part, ...]
-    step: float = 0.0  # "uniform": a float32
-    centroids: tuple[float, ...] = ()  # "uniform": float32 numbers, in steps
-    exponent: int = 0  # "rf8"
     axis: int | None = None  # 0 or -1: which axis the row classes count
     coder: str = "rans"  # or "zstd"
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def step(self) -> float:
+        """The step, 0 for a quantizer that has none."""
+        return getattr(self.params, "step", 0.0)
 
     @property
     def rows(self) -> int:

@@ -13,8 +13,8 @@ from ggjax.codec._compressed import Blocks, Compressed
 from ggjax.codec._host import in_parallel, outside_trace
 from ggjax.codec._options import Options
 from ggjax.codec._shards import frame_of, shards_of
-from ggjax.codec.quantize import _rf8, _steps
-from ggjax.codec.quantize._keys import is_codable
+from ggjax.codec.quantize import _steps
+from ggjax.codec.quantize._quantizers import is_codable
 
 GROUP = 1 << 24
 """Arrays are coded together up to so many weights, which bounds the memory."""
@@ -130,6 +130,7 @@ def _code(names: list[str], leaves: list[Any], given: Options, known: list[np.nd
     blocks: dict[int, list[Any]] = {}  # of each leaf that is coded, by its place
     frames: dict[int, Blocks] = {}  # for leaves in several blocks
     steps: dict[int, np.float32] = {}
+    originals: dict[int, Any] = {}  # until it is known that they are coded
     for i, leaf in enumerate(out):
         if is_codable(leaf, given.kind):
             parts = shards_of(leaf)
@@ -138,18 +139,24 @@ def _code(names: list[str], leaves: list[Any], given: Options, known: list[np.nd
                 frames[i] = frame_of(leaf, [start for start, _ in parts])
                 if not leaf.is_fully_addressable:  # all processes together, one leaf at a time
                     steps[i] = _steps.step_for(names[i], blocks[i], given.kind, given.want, everywhere=True)
-            out[i] = None
+            originals[i], out[i] = leaf, None
     rest = [i for i in blocks if i not in steps]
     found = in_parallel(lambda i: _steps.step_for(names[i], blocks[i], given.kind, given.want), rest)
     steps |= dict(zip(rest, found, strict=True))
     work = [(i, j) for i, parts in blocks.items() for j, x in enumerate(parts) if x.size]
     tokens = in_parallel(lambda w: _tokens_of(blocks[w[0]][w[1]], steps[w[0]], given), work)
-    for i, j in work:
-        blocks[i][j] = None
-    for (i, j), c in zip(work, _encode.finish(tokens, known, given.coder), strict=True):
+    worth = []
+    for (i, j), t in zip(work, tokens, strict=True):
+        if _encode.nbytes(t) <= blocks[i][j].nbytes:  # otherwise it is kept as it is
+            blocks[i][j] = None
+            originals.pop(i, None)
+            worth.append((i, j, t))
+    coded = _encode.finish([t for *_, t in worth], known, given.coder)
+    for (i, j, _), c in zip(worth, coded, strict=True):
         blocks[i][j] = c
     for i, parts in blocks.items():
-        out[i] = dataclasses.replace(frames[i], blocks=tuple(parts)) if i in frames else parts[0]
+        whole = originals.get(i, parts[0])
+        out[i] = dataclasses.replace(frames[i], blocks=tuple(parts)) if i in frames else whole
     return out
 
 
@@ -161,9 +168,5 @@ def _host(x: Any) -> np.ndarray:
 
 
 def _tokens_of(x: np.ndarray, step: np.float32, given: Options) -> _encode.Tokens:
-    meta: dict[str, Any] = {"dtype": str(x.dtype)}
-    if given.kind == "rf8":
-        x, meta["exponent"] = _rf8.encoded(x)
-    if given.centroids:
-        meta["centroids"] = _steps.centroids([x], step, given.dead_zone)
-    return _encode.tokens_of(x, given.kind, step, given.dead_zone, **meta)
+    centroids = _steps.centroids([x], step, given.dead_zone) if given.centroids else ()
+    return _encode.tokens_of(x, given.kind, step, given.dead_zone, centroids)

@@ -10,20 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax.codec._coded import Coded, Meta, Part
-from ggjax.codec._host import bucket, namespace_of, outside_trace, padded
+from ggjax.codec._host import FEW, bucket, namespace_of, outside_trace, padded
 from ggjax.codec._layout import codes_of, layout_of
 from ggjax.codec.entropy import _planes, _tokens
 from ggjax.codec.entropy._chunks import Chunk, Damaged
 from ggjax.codec.entropy._coders import CODERS
 from ggjax.codec.entropy._lanes import CHUNK
-from ggjax.codec.quantize import _keys, _rows
+from ggjax.codec.quantize import _rows
+from ggjax.codec.quantize._quantizers import QUANTIZERS
 
 _GROUP = 4
 """Chunks whose tokens are turned into weights at a time, at most."""
 
 
 def arrays(coded: Sequence[Coded], wheres: Sequence[str] | None = None) -> list[np.ndarray]:
-    """Decode arrays on the host; RF8 arrays come as their codes. ``wheres`` names them in messages.
+    """Decode arrays on the host, as the values that their quantizers hold. ``wheres`` names them in messages.
 
     Raises:
       Damaged: a stream does not decode to what its encoder must have read.
@@ -37,6 +38,11 @@ def arrays(coded: Sequence[Coded], wheres: Sequence[str] | None = None) -> list[
     with outside_trace():
         tokens = {name: iter(CODERS[name].decode(some) if some else ()) for name, some in chunks.items()}
         return [_array(c, tokens[c.meta.coder], where) for c, where in zip(hosts, wheres, strict=True)]
+
+
+def weights_of(meta: Meta, values: np.ndarray) -> np.ndarray:
+    """The weights of the values of a whole array."""
+    return QUANTIZERS[meta.kind].weights_of(values, meta.params, meta.dtype)
 
 
 def check(c: Coded, where: str) -> None:
@@ -57,9 +63,10 @@ def _chunks_of(c: Coded, where: str) -> list[Chunk]:
 
 
 def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
-    """The array of its tokens, the next ones of an iterator over chunks."""
+    """The values of its tokens, the next ones of an iterator over chunks."""
     meta, layout = c.meta, layout_of(c.meta)
-    dtype = np.dtype(np.uint8) if meta.kind == "rf8" else np.dtype(jnp.dtype(meta.dtype))
+    quantizer = QUANTIZERS[meta.kind]
+    dtype = np.dtype(jnp.dtype(quantizer.held(meta.dtype)))
     out = np.empty(meta.shape, dtype)
     classes = row_classes(meta, c.classes)
     for k, (p, chunks) in enumerate(zip(meta.parts, layout.parts, strict=True)):
@@ -69,13 +76,15 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
             some = chunks[i : i + _GROUP]
             token = np.concatenate(list(itertools.islice(tokens, len(some))))
             raw = c.raw[some[0].raw.start : some[-1].raw.stop]
-            x = _weights(meta, p, token, raw)
             beyond = np.flatnonzero(token == 0)
             if used + len(beyond) > p.exceptions:
                 raise Damaged(f"{where}: part {k} has more exceptions than the {p.exceptions} of its meta")
-            if len(beyond):
-                x[beyond] = _weights_of_keys(meta, p, exceptions[used : used + len(beyond)])
+            own = exceptions[used : used + len(beyond)]
             used += len(beyond)
+            _check_keys(f"{where}: part {k}", quantizer.keys(meta.dtype, p.zeros), p, token, raw, own)
+            x = _values(meta, p, token, raw)
+            if len(beyond):
+                x[beyond] = _values_of_these(meta, p, own)
             flat[some[0].start : some[0].start + len(x)] = x
         if used != p.exceptions:
             raise Damaged(f"{where}: part {k} has {used} exceptions, its meta states {p.exceptions}")
@@ -100,30 +109,46 @@ def dtype_of(meta: Meta) -> str:
     return str(jax.dtypes.canonicalize_dtype(meta.dtype))
 
 
-def scalars_of(meta: Meta, zeros: int) -> tuple[np.uint32, np.float32, np.ndarray]:
-    """What ``values_of`` takes besides keys: (zeros, step, centroids)."""
-    return np.uint32(zeros), np.float32(meta.step), np.array(meta.centroids, np.float32)
+def _check_keys(where: str, end: int, p: Part, token: np.ndarray, raw: np.ndarray, own: np.ndarray) -> None:
+    """Raise ``Damaged`` where a key, or one of a part's own exceptions, is one that no weight has."""
+    most = p.base + (int(token.max()) << p.shift)
+    if most > end:  # not often: the window may reach further than its keys
+        low = unpack_raw(raw, len(token), p.shift) if p.shift else np.uint32(0)
+        keys = _tokens.join(token, low, np.uint32(p.base), np.uint32(p.shift))
+        most = int(np.where(token == 0, 0, keys).max()) + 1
+    most = max(most, int(own.max(initial=0)) + 1)
+    if most > end:
+        raise Damaged(f"{where}: has the key {most - 1}, expected less than {end}")
 
 
-def _weights(meta: Meta, p: Part, token: np.ndarray, raw: np.ndarray) -> np.ndarray:
-    """The weights of up to ``_GROUP`` chunks; those of exceptions are to be replaced."""
-    number = bucket(-(-len(token) // CHUNK)) * CHUNK
-    bits = padded(unpack_raw(raw, len(token), p.shift), number) if p.shift else None
+def _values(meta: Meta, p: Part, token: np.ndarray, raw: np.ndarray) -> np.ndarray:
+    """The values of up to ``_GROUP`` chunks; those of exceptions are to be replaced."""
+    bits = unpack_raw(raw, len(token), p.shift) if p.shift else None
     window = np.uint32(p.base), np.uint32(p.shift)
-    program = functools.partial(_values_of_tokens, kind=meta.kind, dtype=dtype_of(meta))
-    return _on_host(meta, program(padded(token, number), bits, *window, *scalars_of(meta, p.zeros)), len(token))
+    if len(token) < FEW:
+        return _values_of_keys(meta, p, _tokens.join(token, np.uint32(0) if bits is None else bits, *window))
+    number = bucket(-(-len(token) // CHUNK)) * CHUNK
+    bits = None if bits is None else padded(bits, number)
+    arguments = QUANTIZERS[meta.kind].arguments(meta.params)
+    program = functools.partial(_program_of_tokens, kind=meta.kind, dtype=dtype_of(meta))
+    values = program(padded(token, number), bits, *window, arguments, np.uint32(p.zeros))
+    return np.array(np.asarray(values)[: len(token)])  # to be written to
 
 
-def _weights_of_keys(meta: Meta, p: Part, keys: np.ndarray) -> np.ndarray:
-    number = 1 << max((len(keys) - 1).bit_length(), 12)
-    program = functools.partial(_values_of_keys, kind=meta.kind, dtype=dtype_of(meta))
-    return _on_host(meta, program(padded(keys, number), *scalars_of(meta, p.zeros)), len(keys))
+def _values_of_these(meta: Meta, p: Part, keys: np.ndarray) -> np.ndarray:
+    """The values of some keys."""
+    if len(keys) < FEW:
+        return _values_of_keys(meta, p, keys)
+    number = 1 << (len(keys) - 1).bit_length()
+    arguments = QUANTIZERS[meta.kind].arguments(meta.params)
+    program = functools.partial(_program_of_keys, kind=meta.kind, dtype=dtype_of(meta))
+    return np.asarray(program(padded(keys, number), arguments, np.uint32(p.zeros)))[: len(keys)]
 
 
-def _on_host(meta: Meta, x: jax.Array, size: int) -> np.ndarray:
-    """The first numbers of a program's result, to be written to; bits become weights."""
-    out = np.array(np.asarray(x)[:size])
-    return out.view(jnp.dtype(meta.dtype)) if meta.kind == "lossless" else out
+def _values_of_keys(meta: Meta, p: Part, keys: np.ndarray) -> np.ndarray:
+    """The same by NumPy."""
+    quantizer = QUANTIZERS[meta.kind]
+    return quantizer.values_of(keys, meta.dtype, quantizer.arguments(meta.params), np.uint32(p.zeros))
 
 
 def unpack_raw(data: Any, size: int, shift: int) -> Any:
@@ -139,24 +164,23 @@ def unpack_raw(data: Any, size: int, shift: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "dtype"))
-def _values_of_tokens(
+def _program_of_tokens(
     token: jax.Array,
     raw: jax.Array | None,
     base: jax.Array,
     shift: jax.Array,
+    arguments: tuple[Any, ...],
     zeros: jax.Array,
-    step: jax.Array,
-    centroids: jax.Array,
     *,
-    kind: _keys.Kind,
+    kind: str,
     dtype: str,
 ) -> jax.Array:
-    key = _tokens.join(token, jnp.uint32(0) if raw is None else raw, base, shift)
-    return _keys.values_of(key, kind, dtype, step, centroids, zeros)
+    key = _tokens.join(token, np.uint32(0) if raw is None else raw, base, shift)
+    return QUANTIZERS[kind].values_of(key, dtype, arguments, zeros)
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "dtype"))
-def _values_of_keys(
-    key: jax.Array, zeros: jax.Array, step: jax.Array, centroids: jax.Array, *, kind: _keys.Kind, dtype: str
+def _program_of_keys(
+    key: jax.Array, arguments: tuple[Any, ...], zeros: jax.Array, *, kind: str, dtype: str
 ) -> jax.Array:
-    return _keys.values_of(key, kind, dtype, step, centroids, zeros)
+    return QUANTIZERS[kind].values_of(key, dtype, arguments, zeros)

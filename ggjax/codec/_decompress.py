@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ggjax import rf8
 from ggjax._internal import trees
 from ggjax.codec import _decode, _traced
 from ggjax.codec._coded import Coded
@@ -13,7 +12,7 @@ from ggjax.codec._compress import index_groups
 from ggjax.codec._compressed import Blocks, Compressed, is_coded
 from ggjax.codec._host import outside_trace
 from ggjax.codec._shards import start_of
-from ggjax.codec.quantize import _rf8
+from ggjax.codec.quantize._quantizers import QUANTIZERS
 
 
 def decompress(compressed: Any, *, keep_rf8: bool = False) -> Any:
@@ -53,24 +52,21 @@ def decompress(compressed: Any, *, keep_rf8: bool = False) -> Any:
     return treedef.unflatten(out)
 
 
-def _on_device(c: Coded, array: Any, keep_rf8: bool) -> Any:
-    """A decoded array (codes, for RF8) as the caller wants it."""
-    if isinstance(array, jax.core.Tracer):
-        if c.meta.kind != "rf8":
-            return array
-        q = _rf8.array_of(array, c.meta.exponent, c.meta.dtype)
-        return q if keep_rf8 else rf8.decode(q)
+def _on_device(c: Coded, values: Any, keep_rf8: bool) -> Any:
+    """A decoded array as the caller wants it, of the values that its quantizer holds."""
+    meta, quantizer = c.meta, QUANTIZERS[c.meta.kind]
+    if isinstance(values, jax.core.Tracer):
+        make = quantizer.wrapped if keep_rf8 and quantizer.wrapped else quantizer.weights_of
+        return make(values, meta.params, _decode.dtype_of(meta))
     with outside_trace():
-        if c.meta.kind == "rf8" and keep_rf8:
-            return _rf8.array_of(jax.device_put(array), c.meta.exponent, c.meta.dtype)
-        if c.meta.kind == "rf8":
-            array = _rf8.decoded(array, c.meta.exponent, c.meta.dtype)
-        return jax.device_put(array)  # jnp.asarray would compile a program for every shape
+        if keep_rf8 and quantizer.wrapped:
+            return quantizer.wrapped(values, meta.params, meta.dtype)
+        return jax.device_put(_decode.weights_of(meta, values))  # jnp.asarray would compile for every shape
 
 
 def _assembled(x: Blocks, keep_rf8: bool) -> Any:
     """The array of its blocks, on the devices that it was on."""
-    if keep_rf8 and any(isinstance(b, Coded) and b.meta.kind == "rf8" for b in x.blocks):
+    if keep_rf8 and any(isinstance(b, Coded) and QUANTIZERS[b.meta.kind].wrapped for b in x.blocks):
         raise ValueError("keep_rf8 takes whole arrays, not sharded ones (each shard has its own exponent)")
     if x.sharding is None or not trees.is_concrete(*jax.tree.leaves(x)):
         return _put_together(x)

@@ -1,4 +1,4 @@
-"""Running programs from the host: few shapes, so that few are compiled; two at a time; outside every trace."""
+"""Running programs from the host: few shapes, so that few are compiled; one a core; outside every trace."""
 
 import contextlib
 import os
@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+FEW = 1 << 16
+"""Fewer weights than this are turned into tokens, and back, by NumPy: programs run over whole chunks."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -49,18 +52,24 @@ def outside_trace() -> Iterator[None]:
 
 
 def in_parallel(f: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """``[f(x) for x in items]`` outside every trace, two at a time on a CPU, where a program for the lanes runs
-    on one core."""
+    """``[f(x) for x in items]`` outside every trace: on a CPU as many at a time as there are cores, since a
+    program for the lanes runs on one of them."""
 
     def run(x: _T) -> _R:  # a thread does not inherit the block
         with outside_trace():
             return f(x)
 
     items = list(items)
-    if len(items) < 2 or jax.default_backend() != "cpu" or (os.cpu_count() or 1) < 2:
+    threads = min(len(items), _cores())
+    if threads < 2 or jax.default_backend() != "cpu":
         return [run(x) for x in items]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(run, items))
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def namespace_of(x: Any) -> Any:

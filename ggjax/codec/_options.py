@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 from ggjax.codec.entropy._coders import CODERS
-from ggjax.codec.quantize import _keys, _steps
+from ggjax.codec.quantize import _steps
 
 
 class Options(NamedTuple):
     """What is kept of the weights, and how."""
 
-    kind: _keys.Kind
+    kind: str  # the quantizer
     want: _steps.Want
     dead_zone: float = 0.0
     centroids: bool = False
@@ -47,5 +47,5 @@ def checked(
         names = " or ".join(f'"{name}"' for name in CODERS)
         raise ValueError(f"coder must be {names}, got {coder!r}")
     CODERS[coder].check()
-    kind: _keys.Kind = "lossless" if lossless else "rf8" if rf8 else "uniform"
+    kind = "lossless" if lossless else "rf8" if rf8 else "uniform"
     return Options(kind, want, float(dead_zone), bool(centroids), coder)

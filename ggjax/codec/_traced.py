@@ -3,17 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ggjax.codec._coded import Coded, Meta
-from ggjax.codec._decode import dtype_of, row_classes, scalars_of, unpack_raw
+from ggjax.codec._decode import dtype_of, row_classes, unpack_raw
 from ggjax.codec._layout import Piece, layout_of
 from ggjax.codec.entropy import _lanes, _models, _rans, _tokens
-from ggjax.codec.quantize import _keys
+from ggjax.codec.quantize._quantizers import QUANTIZERS
 
 
 def array(c: Coded) -> jax.Array:
-    """Decode one array under jit; an RF8 array comes as its codes. A damaged stream gives anything.
+    """Decode one array under jit, as the values that its quantizer holds. A damaged stream gives anything.
 
     Raises:
       ValueError: its coder runs on the host only.
@@ -25,6 +24,8 @@ def array(c: Coded) -> jax.Array:
         )
     words, states, counts, raw, exceptions, tables, classes = map(jnp.asarray, c.streams)
     tile = _tile(meta, layout.chunks, words, states, counts, tables)
+    quantizer = QUANTIZERS[meta.kind]
+    arguments = tuple(map(jnp.asarray, quantizer.arguments(meta.params)))
     parts = []
     for p, chunks, beyond in zip(meta.parts, layout.parts, layout.exceptions, strict=True):
         tokens = _tokens_of(tile, chunks)
@@ -34,10 +35,8 @@ def array(c: Coded) -> jax.Array:
         if p.exceptions:
             where = jnp.flatnonzero(tokens == 0, size=p.exceptions, fill_value=p.size)
             keys = keys.at[where].set(exceptions[beyond], mode="drop")
-        zeros, step, centroids = map(jnp.asarray, scalars_of(meta, p.zeros))
-        parts.append(_keys.values_of(keys, meta.kind, dtype_of(meta), step, centroids, zeros))
-    out = parts[0].reshape(meta.shape) if meta.axis is None else _rows_in_place(meta, parts, classes)
-    return lax.bitcast_convert_type(out, dtype_of(meta)) if meta.kind == "lossless" else out
+        parts.append(quantizer.values_of(keys, dtype_of(meta), arguments, jnp.uint32(p.zeros)))
+    return parts[0].reshape(meta.shape) if meta.axis is None else _rows_in_place(meta, parts, classes)
 
 
 def _tile(

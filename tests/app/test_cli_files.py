@@ -71,7 +71,7 @@ def test_info(model, tmp_path, capsys):
     run("compress", model, "--snr-db", 20, "-o", tmp_path / "o", "-q")
     assert run("info", tmp_path / "o") == 0
     out = capsys.readouterr().out
-    assert "format version 1" in out and "50x60" in out and "uniform" in out and "embed.weight" in out
+    assert "format version 2" in out and "50x60" in out and "uniform" in out and "embed.weight" in out
     assert run("info", tmp_path / "o", "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)
     assert told["original"] == {"format": "pt"} and len(told["tensors"]) == 4

@@ -9,6 +9,7 @@ these, other arrays may come out, but no crash, no hang and no large allocation.
 import argparse
 import base64
 import collections
+import glob
 import json
 import math
 import os
@@ -54,12 +55,21 @@ def good_files(folder):
             {"step": 1.0},
         ),
     }
-    out = {}
+    trees["small"] = (
+        {f"l{i}": rng.normal(size=300 + i).astype(np.float32) for i in range(6)}
+        | {"n": np.int64(3), "m": np.int64(4)},
+        {"lossless": True},
+    )
     for name, (tree, options) in trees.items():
-        path = os.path.join(folder, f"{name}.ggjax.safetensors")
-        codec.save_file(tree, path, **options)
+        codec.save_file(tree, os.path.join(folder, f"{name}.ggjax.safetensors"), **options)
+    with open(os.path.join(os.path.dirname(__file__), "golden", "version1.json")) as f:
+        for name, old in json.load(f).items():
+            with open(os.path.join(folder, f"old {name}.ggjax.safetensors"), "wb") as file:
+                file.write(base64.b64decode(old["file"]))
+    out = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.ggjax.safetensors"))):
         with open(path, "rb") as f:
-            out[name] = f.read(), flat(codec.load_file(path))
+            out[os.path.basename(path)] = f.read(), flat(codec.load_file(path))
     return out
 
 
@@ -136,14 +146,17 @@ NUMBERS = (
     {},
 )
 
+WORDS = (
+    "needs coder quantizer leaves start full axis bytes sections params step zeros table rf8 zstd side "
+    "names shapes gaps original save row_steps"
+).split()
+
 
 def forge(data, rng):
     """A copy with some values of the metadata or some bytes of the data changed, and all checksums put
     right."""
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    body = bytearray(data[8 + length :])
-    meta = json.loads(header["__metadata__"]["ggjax"])
+    header, meta, body = taken_apart(data)
+    body = bytearray(body)
     if rng.random() < 0.3:
         for _ in range(int(rng.integers(1, 5))):
             if body:
@@ -158,14 +171,33 @@ def forge(data, rng):
     return packed(header, meta, bytes(body))
 
 
+def taken_apart(data):
+    """(header, metadata, data of all tensors) of a file of version 1 or 2."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    meta = json.loads(header["__metadata__"]["ggjax"])
+    if meta["version"] != 1:
+        meta = json.loads(zlib.decompress(base64.b64decode(meta["deflated"])))
+    return header, meta, data[8 + length :]
+
+
 def packed(header, meta, body):
     """A file of a header, metadata whose checksum is put right, and data."""
-    meta["crc32"] = "00000000"
-    text = json.dumps(meta, sort_keys=True, separators=(",", ":"))
+    if "version" in meta:
+        text = json.dumps(meta | {"crc32": "00000000"}, sort_keys=True, separators=(",", ":"))
+    else:
+        text = enveloped(json.dumps(meta, sort_keys=True, separators=(",", ":")))
     crc = f"{zlib.crc32(text.encode()):08x}"
     header["__metadata__"] = {"ggjax": text.replace("00000000", crc, 1)}
     new = json.dumps(header, separators=(",", ":")).encode()
     return struct.pack("<Q", len(new)) + new + body
+
+
+def enveloped(text, size=None):
+    """The metadata of version 2 around a body, before its checksum is put right."""
+    inner = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    size = len(text) if size is None else size
+    return f'{{"crc32":"00000000","deflated":"{inner}","size":{size},"version":2}}'
 
 
 def change(value, rng):
@@ -180,6 +212,8 @@ def change(value, rng):
         value[key] = inner + int(rng.integers(-2, 3)) * 2 ** int(rng.integers(0, 20))
     elif rng.random() < 0.2:
         del value[key]
+    elif isinstance(value, dict) and rng.random() < 0.2:
+        value[WORDS[int(rng.integers(len(WORDS)))]] = value.pop(key)
     else:
         value[key] = NUMBERS[int(rng.integers(len(NUMBERS)))]
 
@@ -188,11 +222,20 @@ def fix_pieces(header, meta, body):
     """Put right the checksums of the pieces, as far as their sizes make sense."""
     for name, t in meta["tensors"].items() if isinstance(meta.get("tensors"), dict) else ():
         try:
-            place = header[name]["data_offsets"][0]
-            for piece in ([t["side"]] if "side" in t else []) + t["chunks"]:
+            place, end = header[name]["data_offsets"]
+            if "chunks" in t:
+                pieces = ([t["side"]] if "side" in t else []) + t["chunks"]
+            else:
+                pieces = [t["sections"][n] for n in ("classes", "exceptions") if n in t.get("sections", {})]
+                sizes = t.get("bytes", [end - place - sum(size for size, _ in pieces)])
+                chunks = [[size, 0] for size in sizes]
+                pieces = pieces + chunks
+            for piece in pieces:
                 piece[1] = zlib.crc32(body[place : place + piece[0]])
                 place += piece[0]
-        except (TypeError, KeyError, IndexError):
+            if "chunks" not in t:
+                t["crc32"] = [crc for _, crc in chunks]
+        except (TypeError, KeyError, IndexError, ValueError, AttributeError):
             pass
 
 

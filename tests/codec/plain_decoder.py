@@ -13,6 +13,8 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  NumPy then knows bfloat16 by its name
 import numpy as np
 
+from tests.codec.plain_streams import check, decode_rans, decode_zstd, packed_size, read_table, unpack
+
 DTYPES = dict(
     pair.split("=")
     for pair in (
@@ -21,16 +23,9 @@ DTYPES = dict(
         "F8_E8M0=float8_e8m0fnu"
     ).split()
 )
-PROBABILITY_BITS = 14
+PART_COLUMNS = ("size", "base", "shift", "zeros", "table", "exceptions")
 CHUNK_TOKENS = 2**18
-LANE_TOKENS = 8192
-FINAL_STATE = 2**16
 RF8_FRACTIONS = np.array([-1 / 4, -1 / 8, -1 / 16, 0, 1 / 16, 1 / 8, 1 / 4, 1 / 2], np.float32)
-
-
-def check(condition, what):
-    if not condition:
-        raise ValueError(what)
 
 
 def decode_file(path) -> dict[str, np.ndarray]:
@@ -48,15 +43,27 @@ def decode_file(path) -> dict[str, np.ndarray]:
             if "leaf" in description:
                 start = description["start"]
                 check(name == f"{description['leaf']}@{','.join(map(str, start))}", f"{name}: name of a block")
-                key = description["leaf"], tuple(description["full"]), description["dtype"]
+                key = description["leaf"], tuple(description["full"]), weights.dtype
                 blocks.setdefault(key, []).append((start, weights))
-            else:
-                check(name not in leaves, f"{name}: twice")
-                leaves[name] = weights
+                continue
+            for leaf, array in (
+                small_leaves(description, weights) if "leaves" in description else [(name, weights)]
+            ):
+                check(leaf not in leaves, f"{leaf}: twice")
+                leaves[leaf] = array
     for (name, full, _), parts in blocks.items():
         check(name not in leaves, f"{name}: twice")
         leaves[name] = join_blocks(name, full, parts)
     return leaves
+
+
+def small_leaves(description, weights):
+    """[7] The leaves that stand one after another in a tensor."""
+    names, shapes = description["leaves"]["names"], description["leaves"]["shapes"]
+    sizes = [math.prod(shape) for shape in shapes]
+    check(len(names) == len(shapes) and weights.shape == (sum(sizes),), "small leaves fill their tensor")
+    pieces = np.split(weights, np.cumsum(sizes)[:-1])
+    return [(name, x.reshape(shape)) for name, shape, x in zip(names, shapes, pieces, strict=True)]
 
 
 def join_blocks(name, full, blocks):
@@ -77,14 +84,7 @@ def decode_tensors(file):
     size = int.from_bytes(file[:8], "little")
     check(len(file) >= 8 + size, "the header is cut off")
     header = json.loads(file[8 : 8 + size])
-    metadata = header.pop("__metadata__", {})
-    check(metadata.keys() == {"ggjax"}, "metadata: entries")
-    text = metadata["ggjax"]
-    check(text.isascii() and text.startswith('{"crc32":"'), "metadata: beginning")
-    crc = zlib.crc32((text[:10] + "00000000" + text[18:]).encode("ascii"))
-    check(text[10:18] == f"{crc:08x}", "metadata: CRC")
-    metadata = json.loads(text)
-    check(metadata["version"] == 1, "metadata: version")
+    metadata = read_metadata(header.pop("__metadata__", {}))
     check(header.keys() == metadata["tensors"].keys(), "metadata and header name different tensors")
     tables = [read_table(base64.b64decode(table, validate=True)) for table in metadata["tables"]]
 
@@ -104,35 +104,86 @@ def decode_tensors(file):
             raise ValueError(f"{name}: {error}") from error
 
 
+def read_metadata(entries):
+    """[1] The metadata, as version 2 has it."""
+    check(entries.keys() == {"ggjax"}, "metadata: entries")
+    text = entries["ggjax"]
+    check(text.isascii() and text.startswith('{"crc32":"'), "metadata: beginning")
+    crc = zlib.crc32((text[:10] + "00000000" + text[18:]).encode("ascii"))
+    check(text[10:18] == f"{crc:08x}", "metadata: CRC")
+    metadata = json.loads(text)
+    check(metadata["version"] in (1, 2), "metadata: version")
+    if metadata["version"] == 1:
+        metadata["tensors"] = {name: from_version_1(t) for name, t in metadata["tensors"].items()}
+        return metadata
+    size = metadata["size"]
+    packed = base64.b64decode(metadata["deflated"], validate=True)
+    check(size <= 64 * len(packed) + 65536, "metadata: size")
+    inflate = zlib.decompressobj()
+    inner = inflate.decompress(packed, size + 1)
+    check(len(inner) == size and inflate.eof and not inflate.unused_data, "metadata: size")
+    return json.loads(inner)
+
+
+def from_version_1(old):
+    """[9] What version 2 says of a tensor, from what version 1 says."""
+    new = {key: value for key, value in old.items() if key in "dtype shape axis coder leaf start full".split()}
+    new["bytes"], new["crc32"] = [size for size, _ in old["chunks"]], [crc for _, crc in old["chunks"]]
+    if "kind" in old:
+        columns = zip(*old["parts"], strict=True)
+        new["parts"] = dict(zip(PART_COLUMNS, map(list, columns), strict=True))
+        new["quantizer"], new["sections"] = old["kind"], {"side": old.get("side", [0, 0])}
+        new["params"] = {key: old[key] for key in ("step", "centroids", "exponent") if key in old}
+    return new
+
+
 def decode_tensor(data, entry, description, tables):
     """[1, 8] Cut the bytes of a tensor into its sections, check these, and decode them."""
-    dtype, shape = np.dtype(DTYPES[description["dtype"]]), description["shape"]
-    sections = [description.get("side", [0, 0]), *description["chunks"]]
-    check(sum(size for size, _ in sections) == data.size, "sizes of side section and chunks")
+    check(not description.get("needs"), "needs what this decoder does not know")
+    sections = description.get("sections", {})
+    before = [sections[name] for name in ("side", "classes", "exceptions") if name in sections]
+    check(len(before) == len(sections), "names of sections")
+    rest = data.size - sum(size for size, _ in before)
+    chunks = zip(description.get("bytes", [rest]), description["crc32"], strict=True)
     pieces, start = [], 0
-    for size, crc in sections:
+    for size, crc in [*before, *chunks]:
         pieces.append(data[start : start + size])
-        check(pieces[-1].size == size and zlib.crc32(pieces[-1]) == crc, "CRC of side section or chunk")
+        check(pieces[-1].size == size and zlib.crc32(pieces[-1]) == crc, "CRC of a section or chunk")
         start += size
-    side, *chunks = pieces
-    if "kind" not in description:
-        check([entry["dtype"], entry["shape"]] == [description["dtype"], shape], "header and metadata differ")
-        check(len(chunks) == 1 and side.size == 0, "a tensor that is kept as it is has one chunk")
+    check(start == data.size, "sizes of sections and chunks")
+    side = np.concatenate([np.zeros(0, np.uint8), *pieces[: len(before)]])
+    if "quantizer" not in description:
+        dtype, shape = np.dtype(DTYPES[entry["dtype"]]), entry["shape"]
+        check(description.get("dtype", entry["dtype"]) == entry["dtype"], "header and metadata differ")
+        check(description.get("shape", shape) == shape, "header and metadata differ")
+        check(len(pieces) == 1, "a tensor that is kept as it is has one chunk")
         check(data.size == math.prod(shape) * dtype.itemsize, "size of a tensor that is kept as it is")
         return data.view(dtype).reshape(shape).copy()
     check([entry["dtype"], entry["shape"]] == ["U8", [data.size]], "header of a coded tensor")
-    return decode_sections(side, chunks, dtype, description, tables)
+    return decode_sections(side, pieces[len(before) :], description, tables)
 
 
-def decode_sections(side, chunks, dtype, description, tables):
+def parts_of(columns, size):
+    """[2] (n, base, shift, zeros, table, exceptions) of every part."""
+    number = max(map(len, columns.values()), default=1)
+    defaults = [size, 0, 0, 0, 0, 0]
+    lists = [columns.get(k, [default] * number) for k, default in zip(PART_COLUMNS, defaults, strict=True)]
+    return list(zip(*lists, strict=True))
+
+
+def decode_sections(side, chunks, description, tables):
     """[2] The weights of a coded tensor."""
-    shape, parts, axis = description["shape"], description["parts"], description.get("axis")
+    dtype, axis = np.dtype(DTYPES[description["dtype"]]), description.get("axis")
+    shape = description.get("shape")
+    if "leaves" in description:
+        shape = [sum(math.prod(shape) for shape in description["leaves"]["shapes"])]
+    parts = parts_of(description.get("parts", {}), math.prod(shape))
     rows, class_bytes = 1, 0
     if axis is not None:
         rows, class_bits = shape[axis], (len(parts) - 1).bit_length()
         class_bytes = packed_size(rows, class_bits)
     check((axis is None) == (len(parts) == 1) and axis in (None, 0, -1), "axis")
-    check(side.size == class_bytes + 4 * sum(part[5] for part in parts), "size of the side section")
+    check(side.size == class_bytes + 4 * sum(part[5] for part in parts), "size of classes and exceptions")
     check(sum(part[0] for part in parts) == math.prod(shape), "parts do not fill the shape")
     check(len(chunks) == sum(-(-part[0] // CHUNK_TOKENS) for part in parts), "number of chunks")
     exceptions = side[class_bytes:].view("<u4")
@@ -173,104 +224,28 @@ def tokens_to_keys(tokens, raw, base, shift, exceptions):
 
 def keys_to_weights(keys, zeros, dtype, description):
     """[3] The weights of a part."""
-    kind = description["kind"]
+    kind, params = description["quantizer"], description.get("params", {})
     if kind == "uniform":
         levels = keys.view(np.int32)
         with np.errstate(over="ignore", under="ignore"):
             numbers = levels.astype(np.float32)
-            if "centroids" in description:
-                centroids = np.array([0, *description["centroids"]], np.float32)
+            if "centroids" in params:
+                centroids = np.array([0, *params["centroids"]], np.float32)
                 index = np.minimum(np.abs(levels.astype(np.int64)), centroids.size - 1)
                 numbers = numbers + np.sign(numbers) * centroids[index]
             largest = min(ml_dtypes.finfo(dtype).max.astype(np.float64), np.finfo(np.float32).max)
-            values = np.clip(
-                numbers * np.float32(description["step"]), -np.float32(largest), np.float32(largest)
-            )
+            values = np.clip(numbers * np.float32(params["step"]), -np.float32(largest), np.float32(largest))
             return values.astype(dtype)
     if kind == "lossless":
         bits = 8 * dtype.itemsize
+        check(int(keys.max()) < 1 << (bits - zeros), "a key of more bits than the weights have")
         patterns = ((keys & 1) << (bits - 1)) | ((keys >> 1) << zeros)
         return patterns.astype(f"<u{dtype.itemsize}").view(dtype)
     check(kind == "rf8", "kind")
     magnitude, negative = (keys + 1) >> 1, (keys + 1) & 1
     check(magnitude.max(initial=0) < 128, "a code of more than 8 bits")
-    exponent = description["exponent"]
+    exponent = params["exponent"]
     check(-125 <= exponent <= 113, "exponent")
     with np.errstate(over="ignore", under="ignore"):
         values = np.ldexp(1 + RF8_FRACTIONS[magnitude & 7], (magnitude >> 3).astype(np.int32) + exponent)
         return np.where(keys == 0, np.float32(0), np.where(negative, -values, values)).astype(dtype)
-
-
-def read_table(data):
-    """[4] The frequencies of the 256 tokens."""
-    first, last, order = data[:3]
-    bits = "".join(f"{byte:08b}" for byte in data[3:])
-    frequencies, frequency, start = np.zeros(256, np.int64), 0, 0
-    for token in range(first, last + 1):
-        zeros = bits.index("1", start) - start
-        end = start + 2 * zeros + 1 + order
-        number = int(bits[start + zeros : end], 2) - 2**order
-        frequency += (number + 1) // 2 if number % 2 else -number // 2
-        frequencies[token], start = frequency, end
-    check(len(bits) - 8 < start <= len(bits) and "1" not in bits[start:], "end of a table")
-    check(frequencies.min() >= 0 and frequencies.sum() == 2**PROBABILITY_BITS, "frequencies of a table")
-    return frequencies
-
-
-def decode_rans(data, count, frequencies):
-    """[5] The tokens of a chunk: one step decodes one token of every lane."""
-    lanes = min(32, -(-count // LANE_TOKENS))
-    check(data.size >= 6 * lanes, "size of a chunk")
-    states = data[: 4 * lanes].view("<u4").astype(np.uint32)
-    ends = np.cumsum(data[4 * lanes : 6 * lanes].view("<u2"), dtype=np.int64)
-    check(data.size == 6 * lanes + 2 * ends[-1], "size of a chunk")
-    words = np.append(data[6 * lanes :].view("<u2").astype(np.uint32), np.uint32(0))
-    positions = np.append(0, ends[:-1])
-
-    token_of = np.repeat(np.arange(256, dtype=np.uint8), frequencies)  # by slot, as the two below
-    frequency_of = frequencies[token_of].astype(np.uint32)
-    first_slot = np.cumsum(frequencies) - frequencies
-    remainder_of = (np.arange(token_of.size) - first_slot[token_of]).astype(np.uint32)
-    tokens = np.empty(count, np.uint8)
-    for i in range(0, count, lanes):
-        x = states[: count - i]
-        slots = x & (2**PROBABILITY_BITS - 1)
-        tokens[i : i + lanes] = token_of[slots]
-        x[:] = frequency_of[slots] * (x >> PROBABILITY_BITS) + remainder_of[slots]
-        low = np.flatnonzero(x < FINAL_STATE)
-        x[low] = (x[low] << 16) | words.take(positions[low], mode="clip")
-        positions[low] += 1
-    check((states == FINAL_STATE).all() and (positions == ends).all(), "end of a lane")
-    return tokens
-
-
-def decode_zstd(data, count, _):
-    """[5] The tokens of a chunk that is one Zstandard frame."""
-    import zstandard
-
-    decoder = zstandard.ZstdDecompressor().decompressobj()
-    frame = data.tobytes()
-    check(zstandard.frame_content_size(frame) in (-1, count), "size of a Zstandard frame")
-    tokens = np.frombuffer(decoder.decompress(frame), np.uint8)
-    check(decoder.eof and not decoder.unused_data and tokens.size == count, "Zstandard frame")
-    return tokens
-
-
-def packed_size(count, width):
-    return -(-count // 16) * 16 * width // 8
-
-
-def unpack(data, count, width):
-    """[6] Numbers of a width in bits."""
-    padded = -(-count // 16) * 16
-    numbers, done = np.zeros(padded, np.uint32), 0
-    for bits in (16, 8, 4, 2, 1):
-        if width & bits:
-            plane, data = np.split(data, [padded * bits // 8])
-            if bits == 16:
-                plane = plane.view("<u2")
-            else:
-                plane = np.concatenate([(plane >> i) & (2**bits - 1) for i in range(0, 8, bits)])
-            numbers |= plane.astype(np.uint32) << done
-            done += bits
-    return numbers[:count]

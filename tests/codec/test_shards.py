@@ -40,12 +40,12 @@ def test_sharded_leaves_are_coded_by_shard_and_come_back_sharded(axis_type):
 def test_shards_keep_every_bit_under_jit(dtype):
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     width = 8 * jnp.dtype(dtype).itemsize
-    x = (
-        np.random.default_rng(0)
-        .integers(0, 1 << width, (64, 96), dtype=np.uint64)
-        .astype(f"u{width // 8}")
-        .view(dtype)
-    )
+    exponent = (1 << (width - 1)) - (1 << jnp.finfo(dtype).nmant)
+    bits = np.random.default_rng(0).integers(0, 1 << width, (64, 96), dtype=np.uint64)
+    bits = np.where(
+        bits & np.uint64(1 << jnp.finfo(dtype).nmant), bits | np.uint64(exponent), bits & ~np.uint64(exponent)
+    )  # NaN, subnormal
+    x = bits.astype(f"u{width // 8}").view(dtype)
     placed = jax.device_put(x, NamedSharding(mesh, P("x", "y")))
     small = codec.compress({"x": placed}, lossless=True)
     assert all(isinstance(b, codec.Coded) for b in small.tree["x"].blocks)  # of 768 weights each

@@ -13,7 +13,7 @@ from ggjax.codec.container import _index, _parse, _safetensors, _write
 from ggjax.codec.container._file import Progress, silent
 from ggjax.codec.container._info import info_of
 from ggjax.codec.container._safetensors import File, Tensor
-from ggjax.codec.container._sources import GROUP, Checkpoint, load, opened
+from ggjax.codec.container._sources import GROUP, Checkpoint, load, names_of, opened
 
 
 class Written(NamedTuple):
@@ -165,7 +165,7 @@ def decompress_checkpoint(
     for path, target in plan.pairs:
         with opened(path) as checkpoint:
             if plan.index:
-                names = set(index.tensors_of(checkpoint.files[0][0]))
+                names = names_of(index, *checkpoint.files[0])
                 checkpoint = checkpoint._replace(
                     leaves={n: s for n, s in checkpoint.leaves.items() if n in names}
                 )

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,15 +25,16 @@ class Index(NamedTuple):
     weight_map: dict[str, str] | None  # the file of each tensor; None: a checkpoint of one file
     rest: dict[str, Any]  # what else the index says
 
-    def tensors_of(self, file: File) -> list[str]:
+    def tensors_of(self, file: File, held: Collection[str] | None = None) -> list[str]:
         """The tensors of an open file that belong to the checkpoint, in the order of their data.
 
-        Where the index names another file for one of them, that one counts.
+        Where the index names another file for one of them, that one counts. ``held`` are the names that the
+        index may speak of, where these are others than those of the tensors.
 
         Raises:
           FormatError: the index names a tensor of this file that it does not have.
         """
-        held, name = file.header.entries, Path(file.path).name
+        held, name = file.header.entries if held is None else held, Path(file.path).name
         if self.weight_map is None:
             return list(held)
         missing = [t for t, f in self.weight_map.items() if f == name and t not in held]

@@ -1,15 +1,18 @@
 """What compressed files hold, told from their headers."""
 
+import itertools
 import math
 import os
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from ggjax.codec.container._metadata import VERSION, Stored
 from ggjax.codec.container._sources import Checkpoint
+from ggjax.codec.quantize._quantizers import QUANTIZERS
 
 
 class TensorInfo(NamedTuple):
-    """A tensor of a file, without its data."""
+    """A tensor of a file, without its data; of small leaves that are stored together, one of them."""
 
     name: str
     dtype: str  # safetensors name of the weights' dtype
@@ -17,8 +20,12 @@ class TensorInfo(NamedTuple):
     kind: str  # "uniform", "rf8", "lossless", or "raw" for one that is kept as it is
     step: float | None
     parts: int
-    nbytes: int  # of its data in the file
+    nbytes: int  # of its data in the file; of one of several small leaves, its share
     bits: float  # per parameter
+    coder: str = ""  # "rans" or "zstd"; empty for one that is kept as it is
+    params: tuple[tuple[str, Any], ...] = ()  # what the file states of its quantizer: names and values
+    needs: tuple[str, ...] = ()  # what it needs of a reader beyond the version of the file
+    problem: str = ""  # why this version of ggjax cannot read it
 
     @property
     def size(self) -> int:
@@ -43,7 +50,8 @@ def info_of(checkpoint: Checkpoint) -> FileInfo:
     for i in files:
         original |= i.original
     tensors = tuple(t for i in files for t in i.tensors)
-    return FileInfo(VERSION, tensors, sum(i.nbytes for i in files), sum(i.tables for i in files), original)
+    version = max((i.version for i in files), default=VERSION)
+    return FileInfo(version, tensors, sum(i.nbytes for i in files), sum(i.tables for i in files), original)
 
 
 def info_of_files(checkpoint: Checkpoint) -> list[FileInfo]:
@@ -51,16 +59,24 @@ def info_of_files(checkpoint: Checkpoint) -> list[FileInfo]:
     out = []
     for file, meta in checkpoint.files:
         assert meta is not None
-        tensors = (_tensor_info(n, file.header.entries[n].nbytes, s) for n, s in meta.tensors.items())
+        tensors = (
+            info for n, s in meta.tensors.items() for info in _infos(n, file.header.entries[n].nbytes, s)
+        )
         nbytes = os.fstat(file.handle.fileno()).st_size
-        out.append(FileInfo(VERSION, tuple(tensors), nbytes, len(meta.tables), meta.original))
+        out.append(FileInfo(meta.version, tuple(tensors), nbytes, len(meta.tables), meta.original))
     return out
 
 
-def _tensor_info(name: str, nbytes: int, s: Stored) -> TensorInfo:
+def _infos(name: str, nbytes: int, s: Stored) -> Iterator[TensorInfo]:
     meta = s.meta
-    kind, step = ("raw", None) if meta is None else (meta.kind, meta.step if meta.kind == "uniform" else None)
-    parts = len(meta.parts) if meta else 0
-    return TensorInfo(
-        name, s.dtype, s.shape, kind, step, parts, nbytes, 8 * nbytes / max(math.prod(s.shape), 1)
-    )
+    rest: dict[str, Any] = {"needs": s.needs, "problem": s.problem}
+    if meta is not None:
+        rest |= {"coder": meta.coder, "params": tuple(QUANTIZERS[meta.kind].stated(meta.params).items())}
+    step, parts = (meta.step or None, len(meta.parts)) if meta is not None else (None, 0)
+    leaves = s.leaves or ((name, s.shape),)
+    ends = [0, *itertools.accumulate(math.prod(shape) for _, shape in leaves)]
+    shares = [nbytes * end // max(ends[-1], 1) for end in ends] if s.leaves else [0, nbytes]
+    for i, (leaf, shape) in enumerate(leaves):
+        own = shares[i + 1] - shares[i]
+        bits = 8 * own / max(math.prod(shape), 1)
+        yield TensorInfo(leaf, s.dtype, shape, s.quantizer or "raw", step, parts, own, bits, **rest)

@@ -1,22 +1,33 @@
 """The metadata of a compressed file: what it says of each tensor, and its writing.
 
-FORMAT.md in the folder above is the specification. ``_parse`` reads the metadata, ``_sections`` the data.
+FORMAT.md in the folder above is the specification. ``_parse`` and ``_descriptions`` read the metadata,
+``_sections`` the data.
 """
 
 import base64
 import json
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ggjax.codec._coded import Meta
 from ggjax.codec.entropy import _models
+from ggjax.codec.quantize._quantizers import QUANTIZERS
 
-VERSION = 1
+VERSION = 2
 KEY = "ggjax"
 NO_CRC = "00000000"
 """What stands in place of the checksum while it is computed."""
+
+FEATURES: frozenset[str] = frozenset()
+"""What a tensor may need of a reader beyond version 2, and this one understands."""
+
+MOST_RATIO, MOST_SMALL = 64, 1 << 16
+"""The metadata has at most so many times the bytes of its compressed form, and so many more."""
+
+Shape = tuple[int, ...]
 
 
 class Piece(NamedTuple):
@@ -30,57 +41,79 @@ class Stored(NamedTuple):
     """What the metadata says of a tensor of the file."""
 
     dtype: str  # safetensors name of the weights' dtype
-    shape: tuple[int, ...]
-    meta: Meta | None  # None: kept as it is
-    side: Piece  # classes and exceptions
+    shape: Shape
+    meta: Meta | None  # None: kept as it is, or not to be read
+    sections: tuple[Piece, ...]  # before the chunks
     chunks: tuple[Piece, ...]
     leaf: str  # the leaf that this is a block of, or the tensor's own name
-    start: tuple[int, ...] | None  # where the block lies in the leaf; None: it is the whole leaf
-    full: tuple[int, ...]  # shape of the leaf
+    start: Shape | None  # where the block lies in the leaf; None: it is the whole leaf
+    full: Shape  # shape of the leaf
+    leaves: tuple[tuple[str, Shape], ...] = ()  # the small leaves that it consists of, one after another
+    places: tuple[int, ...] = ()  # of these leaves, in the order of all leaves of the file
+    quantizer: str = ""  # as the file names it; empty: kept as it is
+    needs: tuple[str, ...] = ()
+    problem: str = ""  # why this version cannot read it
 
 
 class Metadata(NamedTuple):
     """The metadata of a file, checked."""
 
+    version: int
     tensors: dict[str, Stored]
     tables: list[np.ndarray]
     original: dict[str, str]  # __metadata__ of the checkpoint that was compressed
     save: str  # what the files of one save have in common; empty for a single file
 
 
+PART = {"size": None, "base": 0, "shift": 0, "zeros": 0, "table": 0, "exceptions": 0}
+"""The numbers of a part, and what they are where a file does not say; a size is then that of the tensor."""
+
+
 def describe(
     dtype: str,
-    shape: tuple[int, ...],
+    shape: Shape,
     meta: Meta | None,
-    side: Piece,
-    chunks: list[Piece],
-    tables: list[int],
-    block: tuple[str, tuple[int, ...], tuple[int, ...]] | None,
+    sections: Sequence[tuple[str, Piece]],
+    chunks: Sequence[Piece],
+    tables: Sequence[int],
+    block: tuple[str, Shape, Shape] | None = None,
+    leaves: Any = None,
 ) -> dict[str, Any]:
-    """The metadata of one tensor, as JSON has it; ``tables``: the number in the file of each of its tables."""
-    out: dict[str, Any] = {"dtype": dtype, "shape": list(shape), "chunks": [list(c) for c in chunks]}
+    """The metadata of one tensor, as JSON has it.
+
+    Args:
+      dtype: of the weights, by its safetensors name.
+      shape: of the weights.
+      meta: None for a tensor that is kept as it is.
+      sections, chunks: of its bytes.
+      tables: the number in the file of each of its tables.
+      block: (leaf, start, shape of the leaf) of a block.
+      leaves: the small leaves that it consists of (``_packs.Leaves``), or None.
+    """
+    out: dict[str, Any] = {"crc32": [c.crc for c in chunks]}
+    if len(chunks) > 1:
+        out["bytes"] = [c.nbytes for c in chunks]
     if meta is not None:
-        out["kind"] = meta.kind
-        out["parts"] = [
-            [p.size, _signed(p.base), p.shift, p.zeros, tables[p.table] if tables else 0, p.exceptions]
-            for p in meta.parts
-        ]
-        if side.nbytes:
-            out["side"] = list(side)
-        if meta.kind == "uniform":
-            out["step"] = meta.step
-        for name, value, default in (
-            ("centroids", list(meta.centroids), []),
-            ("axis", meta.axis, None),
-            ("coder", meta.coder, "rans"),
-        ):
-            if value != default:
-                out[name] = value
-        if meta.kind == "rf8":
-            out["exponent"] = meta.exponent
+        out |= {"dtype": dtype, "quantizer": meta.kind}
+        parts = [p._replace(table=tables[p.table] if tables else 0, base=_signed(p.base)) for p in meta.parts]
+        columns = {n: [getattr(p, n) for p in parts] for n in PART}
+        if len(parts) == 1:
+            del columns["size"]
+        out["parts"] = {n: c for n, c in columns.items() if any(v != PART[n] for v in c)}
+        optional = {
+            "params": QUANTIZERS[meta.kind].stated(meta.params),
+            "axis": meta.axis,
+            "coder": None if meta.coder == "rans" else meta.coder,
+            "sections": {n: list(piece) for n, piece in sections if piece.nbytes},
+        }
+        out |= {n: v for n, v in optional.items() if v is not None and v != {}}
+        if not leaves:
+            out["shape"] = list(shape)
     if block is not None:
         leaf, start, full = block
         out |= {"leaf": leaf, "start": list(start), "full": list(full)}
+    if leaves:
+        out["leaves"] = leaves._asdict()
     return out
 
 
@@ -93,15 +126,22 @@ def dump(
     tensors: dict[str, dict[str, Any]], tables: list[np.ndarray], original: dict[str, str], save: str = ""
 ) -> str:
     """The metadata string of a file."""
-    body: dict[str, Any] = {
-        "crc32": NO_CRC,
-        "tables": [base64.b64encode(_models.pack(t)).decode() for t in tables],
-        "tensors": tensors,
-        "version": VERSION,
-    }
-    if original:
-        body["original"] = original
-    if save:
-        body["save"] = save
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    packed = [base64.b64encode(_models.pack(t)).decode() for t in tables]
+    body: dict[str, Any] = {"tables": packed, "tensors": tensors}
+    body |= {n: v for n, v in (("original", original), ("save", save)) if v}
+    text = as_json(body).encode()
+    data = zlib.compress(text, 9)
+    if len(text) > MOST_RATIO * len(data) + MOST_SMALL:
+        data = zlib.compress(text, 0)
+    return enveloped(base64.b64encode(data).decode(), len(text))
+
+
+def enveloped(data: str, size: int) -> str:
+    """The string of a file, of its compressed metadata in base64 and their size before."""
+    text = as_json({"crc32": NO_CRC, "deflated": data, "size": size, "version": VERSION})
     return text.replace(NO_CRC, f"{zlib.crc32(text.encode()):08x}", 1)
+
+
+def as_json(value: Any) -> str:
+    """JSON in ASCII, its keys sorted, without spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

@@ -1,22 +1,25 @@
-"""The metadata of a compressed file, read: everything in it is checked before memory is set aside for it."""
+"""The metadata of a compressed file, read and checked."""
 
 import base64
 import json
-import math
 import zlib
 from typing import Any
 
-import numpy as np
+from ggjax.codec.container import _descriptions, _version1
+from ggjax.codec.container._metadata import (
+    KEY,
+    MOST_RATIO,
+    MOST_SMALL,
+    NO_CRC,
+    VERSION,
+    Metadata,
+    Stored,
+)
+from ggjax.codec.container._safetensors import MAX_HEADER, FormatError, Header
+from ggjax.codec.entropy import _models
 
-from ggjax.codec._coded import Meta, Part
-from ggjax.codec._layout import layout_of, number_of_chunks, side_lengths
-from ggjax.codec.container._metadata import KEY, NO_CRC, VERSION, Metadata, Piece, Stored
-from ggjax.codec.container._safetensors import DTYPES, Entry, FormatError, Header, is_count, is_shape
-from ggjax.codec.entropy import _models, _rans
-from ggjax.codec.entropy._coders import CODERS
-from ggjax.codec.quantize import _keys, _steps
-
-MAX_PARTS = 256
+_ENVELOPE = {"crc32", "deflated", "size", "version"}
+_BODY = {"original", "save", "tables", "tensors"}
 
 
 def is_compressed(header: Header) -> bool:
@@ -41,175 +44,118 @@ def load(path: Any, header: Header) -> Metadata:
     if text[:10] != '{"crc32":"' or stated != f"{zlib.crc32(blank.encode('utf-8', 'surrogatepass')):08x}":
         raise FormatError(f"{where}: its CRC-32 does not fit")
     try:
-        body = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise FormatError(f"{where}: not JSON: {e}") from None
-    version = body.get("version") if isinstance(body, dict) else None
-    if version != VERSION or isinstance(version, bool):
-        raise FormatError(f"{where}: version {version!r:.50}, this reads version {VERSION}")
-    try:
-        tables = [_models.unpack(base64.b64decode(t, validate=True)) for t in body["tables"]]
-        original, save = body.get("original", {}), body.get("save", "")
-        stored = {name: _stored(name, t, tables) for name, t in body["tensors"].items()}
-    except _Wrong as e:
+        version, body = _body(text)
+        tables = _tables(body)
+        return _metadata(path, version, body, tables, header)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as e:
+        if isinstance(e, FormatError):
+            raise
         raise FormatError(f"{where}: {e}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e:
-        raise FormatError(f"{where}: tables and tensors expected: {e}") from None
+
+
+def _body(text: str) -> tuple[int, dict[str, Any]]:
+    """(version, what the metadata says)."""
+    outer = _json(text)
+    version = outer.get("version")
+    if type(version) is not int or version not in (1, VERSION):
+        raise ValueError(f"version {version!r:.50}, this reads versions 1 and {VERSION}")
+    if version == 1:
+        return version, outer
+    if outer.keys() != _ENVELOPE:
+        raise ValueError(f"expected the keys {sorted(_ENVELOPE)}, got {sorted(outer)!r:.200}")
+    body = _json(_inflated(base64.b64decode(outer["deflated"], validate=True), outer["size"]))
+    odd = sorted(body.keys() - _BODY)
+    if odd:
+        raise ValueError(f"unknown key {odd[0]!r:.50}")
+    return version, body
+
+
+def _inflated(data: bytes, size: Any) -> bytes:
+    """The text of compressed metadata, which a file may not make large from little."""
+    if type(size) is not int or not 0 <= size <= min(MOST_RATIO * len(data) + MOST_SMALL, MAX_HEADER):
+        raise ValueError(f"{len(data)} bytes cannot be metadata of {size!r:.50}")
+    decoder = zlib.decompressobj()
+    try:
+        text = decoder.decompress(data, size + 1)
+    except zlib.error as e:
+        raise ValueError(f"not deflated: {e}") from None
+    if len(text) != size or not decoder.eof or decoder.unused_data:
+        raise ValueError(f"does not inflate to {size} bytes")
+    return text
+
+
+def _json(text: str | bytes) -> dict[str, Any]:
+    """A JSON object without duplicate keys and without numbers that are none."""
+    value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+    if not isinstance(value, dict):
+        raise ValueError("expected a JSON object")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a JSON object has a key twice")
+    return out
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _tables(body: dict[str, Any]) -> list[Any]:
+    packed, tensors = body["tables"], body["tensors"]
+    if not isinstance(packed, list) or not isinstance(tensors, dict):
+        raise ValueError("tables and tensors expected")
+    return [_models.unpack(base64.b64decode(t, validate=True)) for t in packed]
+
+
+def _metadata(path: Any, version: int, body: dict[str, Any], tables: list[Any], header: Header) -> Metadata:
+    original, save, tensors = body.get("original", {}), body.get("save", ""), body["tensors"]
     if not isinstance(original, dict) or not all(isinstance(v, str) for v in original.values()):
-        raise FormatError(f"{where}: original does not map strings to strings")
+        raise ValueError("original does not map strings to strings")
     if KEY in original or not isinstance(save, str):
-        raise FormatError(f"{where}: original or save is not what it can be")
-    if stored.keys() != header.entries.keys():
-        odd = sorted(stored.keys() ^ header.entries.keys())[0]
-        raise FormatError(f"{where}: tensor {odd!r} is only in one of metadata and header")
+        raise ValueError("original or save is not what it can be")
+    if tensors.keys() != header.entries.keys():
+        odd = sorted(tensors.keys() ^ header.entries.keys())[0]
+        raise ValueError(f"tensor {odd!r:.200} is only in one of metadata and header")
+    stored = {}
+    for name, t in tensors.items():
+        try:
+            description = _version1.upgraded(t) if version == 1 else t
+            if version != 1 and isinstance(t, dict) and "side" in (t.get("sections") or ()):
+                raise ValueError("no section is named 'side'")
+            stored[name] = _descriptions.read(name, description, header.entries[name], len(tables))
+        except ValueError as e:
+            raise FormatError(f"{path}: tensor {name!r:.200}: {e}") from None
+    _check_tables(stored, len(tables))
+    _check_leaves(stored)
+    return Metadata(version, stored, tables, original, save)
+
+
+def _check_tables(stored: dict[str, Stored], tables: int) -> None:
+    """Every table is used, as far as this version can tell."""
+    if any(s.problem for s in stored.values()):
+        return
+    used = {p.table for s in stored.values() if s.meta for p in s.meta.parts}
+    if len(used | {0}) < tables:
+        raise ValueError(f"{tables} tables, of which {len(used)} are used")
+
+
+def _check_leaves(stored: dict[str, Stored]) -> None:
+    """Every leaf is stored once, or in blocks that fit together."""
+    packed = [n for s in stored.values() for n, _ in s.leaves]
+    blocks: dict[str, Stored] = {}
     for name, s in stored.items():
-        _check_entry(f"{path}: tensor {name!r}", s, header.entries[name])
-    _check_blocks(where, stored)
-    return Metadata(stored, tables, original, save)
-
-
-class _Wrong(Exception):
-    pass
-
-
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise _Wrong(message)
-
-
-def _stored(name: str, t: Any, tables: list[np.ndarray]) -> Stored:
-    where = f"tensor {name!r}"
-    _need(isinstance(t, dict), f"{where}: expected an object")
-    dtype, shape = t.get("dtype"), t.get("shape")
-    _need(isinstance(dtype, str) and dtype in DTYPES, f"{where}: unknown dtype {dtype!r:.50}")
-    _need(is_shape(shape), f"{where}: no array has the shape {shape!r:.100}")
-    pieces: Any = t.get("chunks")
-    _need(
-        isinstance(pieces, list) and all(map(_is_piece, pieces)),
-        f"{where}: chunks must be [bytes, crc32] pairs",
-    )
-    side = t.get("side", [0, 0])
-    _need(_is_piece(side), f"{where}: side must be a [bytes, crc32] pair")
-    chunks = tuple(Piece(*p) for p in pieces)
-    meta = None
-    if "kind" in t:
-        meta = _meta(where, t, dtype, tuple(shape), len(tables))
-        _check_chunks(where, meta, Piece(*side), chunks)
-    else:
-        _need(len(chunks) == 1 and side == [0, 0], f"{where}: kept as it is, expected one chunk")
-    leaf, start, full = t.get("leaf", name), t.get("start"), t.get("full", shape)
-    _need(isinstance(leaf, str), f"{where}: leaf must be a name")
-    _need(is_shape(full) and len(full) == len(shape), f"{where}: full must be a shape like {shape}")
-    if start is not None:
-        inside = _counts(start) and len(start) == len(shape)
-        inside = inside and all(s + n <= f for s, n, f in zip(start, shape, full, strict=True))
-        _need(inside, f"{where}: start {start!r:.100} does not lie in {full!r:.100}")
-    else:
-        _need(full == shape and leaf == name, f"{where}: a block needs a start")
-    return Stored(
-        dtype,
-        tuple(shape),
-        meta,
-        Piece(*side),
-        chunks,
-        leaf,
-        None if start is None else tuple(start),
-        tuple(full),
-    )
-
-
-def _counts(x: Any) -> bool:
-    return isinstance(x, list) and len(x) <= 64 and all(map(is_count, x))
-
-
-def _is_part(x: Any) -> bool:
-    signed = isinstance(x, list) and len(x) == 6 and type(x[1]) is int and -(1 << 31) <= x[1] < 1 << 31
-    return signed and all(is_count(n) for n in (x[0], *x[2:]))
-
-
-def _is_piece(x: Any) -> bool:
-    return isinstance(x, list) and len(x) == 2 and all(map(is_count, x))
-
-
-def _meta(where: str, t: dict[str, Any], dtype: str, shape: tuple[int, ...], tables: int) -> Meta:
-    kind, coder, axis = t["kind"], t.get("coder", "rans"), t.get("axis")
-    name = str(np.dtype(DTYPES[dtype]))
-    _need(kind in _keys.KINDS, f"{where}: unknown kind {kind!r:.50}")
-    _need(isinstance(coder, str) and coder in CODERS, f"{where}: unknown coder {coder!r:.50}")
-    _need(name in _keys.CODED, f"{where}: no kind {kind} of {dtype}")
-    _need(kind != "lossless" or name in _keys.LOSSLESS, f"{where}: no lossless kind of {dtype}")
-    parts: Any = t.get("parts")
-    listed = isinstance(parts, list) and 1 <= len(parts) <= MAX_PARTS
-    _need(listed and all(map(_is_part, parts)), f"{where}: parts must be lists of six numbers")
-    parts = tuple(Part(size, base % (1 << 32), *rest) for size, base, *rest in parts)
-    tables = tables if CODERS[coder].has_tables else 1
-    for i, p in enumerate(parts):
-        good = p.size >= 1 and p.shift < 32 and p.table < tables and p.exceptions <= p.size
-        good = good and p.zeros <= (_keys.LOSSLESS[name] if kind == "lossless" else 0)
-        _need(good, f"{where}: part {i} is out of range: {list(p)}")
-    _need(sum(p.size for p in parts) == math.prod(shape), f"{where}: its parts do not fill its shape")
-    if axis is None:
-        _need(len(parts) == 1, f"{where}: {len(parts)} parts without an axis")
-        axis = None
-    else:
-        good = type(axis) is int and axis in (0, -1) and len(shape) >= 2 and len(parts) > 1
-        _need(good, f"{where}: bad axis {axis!r:.50} of {len(parts)} parts")
-    step, exponent = 0.0, 0
-    centroids: Any = ()
-    if kind == "uniform":
-        _need(type(t.get("step")) in (int, float), f"{where}: step must be a number")
-        step = float(t["step"])
-        _need(_steps.SMALLEST <= step <= _steps.LARGEST, f"{where}: step {step!r} is out of range")
-        _need(
-            float(str(np.float32(step))) == step, f"{where}: step {step!r} is no float32 in its shortest form"
-        )
-        centroids = t.get("centroids", [])
-        numbers = isinstance(centroids, list) and len(centroids) <= 255
-        numbers = numbers and all(type(c) in (int, float) and abs(c) <= 1 for c in centroids)
-        _need(numbers, f"{where}: centroids must be up to 255 numbers from -1 to 1")
-        centroids = tuple(float(c) for c in centroids)
-    if kind == "rf8":
-        exponent = t.get("exponent", 1000)
-        _need(type(exponent) is int and -125 <= exponent <= 113, f"{where}: bad exponent {exponent!r:.50}")
-    return Meta(shape, name, kind, parts, step, centroids, exponent, axis, coder)
-
-
-def _check_chunks(where: str, meta: Meta, side: Piece, chunks: tuple[Piece, ...]) -> None:
-    """The chunks have at least the bytes that their tokens take, the side section exactly those of its two
-    lists."""
-    number = number_of_chunks(meta)  # before the layout lists them
-    _need(len(chunks) == number, f"{where}: {len(chunks)} chunks, expected {number}")
-    class_bytes, exceptions = side_lengths(meta)
-    want = class_bytes + 4 * exceptions
-    _need(side.nbytes == want, f"{where}: a side section of {side.nbytes} bytes, expected {want}")
-    for i, (place, c) in enumerate(zip(layout_of(meta).chunks, chunks, strict=True)):
-        lanes, raw = (s.stop - s.start for s in (place.states, place.raw))
-        words = c.nbytes - raw - 6 * lanes  # a state and a count take 6 bytes
-        if CODERS[meta.coder].has_tables:
-            good = 0 <= words <= 2 * lanes * _rans.WORDS and words % 2 == 0
-        else:
-            good = words > 0
-        _need(good, f"{where}: chunk {i} of {c.nbytes} bytes cannot hold {place.size} tokens")
-
-
-def _check_entry(where: str, s: Stored, entry: Entry) -> None:
-    if s.meta is None:
-        if (entry.dtype, entry.shape) != (s.dtype, s.shape):
-            raise FormatError(
-                f"{where}: the header says {entry.dtype} {entry.shape}, the metadata {s.dtype} {s.shape}"
-            )
-    elif entry.dtype != "U8" or len(entry.shape) != 1:
-        raise FormatError(f"{where}: coded, so expected U8 of one axis, got {entry.dtype} {entry.shape}")
-    total = s.side.nbytes + sum(c.nbytes for c in s.chunks)
-    if total != entry.nbytes:
-        raise FormatError(f"{where}: its chunks take {total} bytes, the header gives it {entry.nbytes}")
-
-
-def _check_blocks(where: str, stored: dict[str, Stored]) -> None:
-    leaves: dict[str, Stored] = {}
-    for name, s in stored.items():
-        first = leaves.setdefault(s.leaf, s)
-        if (first.dtype, first.full) != (s.dtype, s.full) or (
-            s is not first and None in (s.start, first.start)
-        ):
-            raise FormatError(f"{where}: the blocks of leaf {s.leaf!r} do not fit together (tensor {name!r})")
+        if s.leaves:
+            continue
+        first = blocks.setdefault(s.leaf, s)
+        whole = s is not first and None in (s.start, first.start)
+        if (first.dtype, first.full) != (s.dtype, s.full) or whole:
+            raise ValueError(f"the blocks of leaf {s.leaf!r:.200} do not fit together (tensor {name!r:.200})")
+    if len(set(packed)) != len(packed) or blocks.keys() & set(packed):
+        raise ValueError("a leaf is stored twice")
+    places = [p for s in stored.values() for p in s.places]
+    total = len(packed) + sum(not s.leaves for s in stored.values())
+    if len(set(places)) != len(places) or max(places, default=0) >= max(total, 1):
+        raise ValueError("the gaps between small leaves are not what they can be")

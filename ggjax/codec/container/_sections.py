@@ -1,4 +1,4 @@
-"""The bytes of a coded tensor: a side section, then its chunks."""
+"""The bytes of a coded tensor: row classes and exceptions, then its chunks."""
 
 from collections.abc import Iterator
 
@@ -13,12 +13,12 @@ from ggjax.codec.entropy._chunks import Code
 from ggjax.codec.entropy._coders import CODERS
 
 
-def sections_of(c: Coded) -> tuple[bytes, Iterator[bytes]]:
-    """(the side section of a coded array, its chunks one by one), as bytes."""
+def sections_of(c: Coded) -> tuple[list[tuple[str, bytes]], Iterator[bytes]]:
+    """(the sections of a coded array before its chunks, by name; its chunks one by one), as bytes."""
     host = Coded(*map(np.asarray, c.streams), meta=c.meta)
-    side = bytes(as_bytes(host.classes)) + bytes(as_bytes(host.exceptions))
+    sections = [(n, bytes(as_bytes(getattr(host, n)))) for n in ("classes", "exceptions")]
     chunks = codes_of(host, layout_of(c.meta))
-    return side, (_bytes_of(host, code, host.raw[chunk.raw]) for chunk, code in chunks)
+    return sections, (_bytes_of(host, code, host.raw[chunk.raw]) for chunk, code in chunks)
 
 
 def _bytes_of(c: Coded, code: Code, raw: np.ndarray) -> bytes:
@@ -36,10 +36,13 @@ def coded_of(where: str, s: Stored, data: np.ndarray, tables: list[np.ndarray]) 
     assert meta is not None
     has_tables = CODERS[meta.coder].has_tables
     layout = layout_of(meta)
-    if crc32(data[: s.side.nbytes]) != s.side.crc:
-        raise FormatError(f"{where}: the CRC-32 of its side section does not fit")
-    classes, exceptions = data[: layout.classes], data[layout.classes : s.side.nbytes].view("<u4")
-    codes, raws, begin = [], [], s.side.nbytes
+    begin = 0
+    for piece in s.sections:
+        if crc32(data[begin : begin + piece.nbytes]) != piece.crc:
+            raise FormatError(f"{where}: the CRC-32 of a section before its chunks does not fit")
+        begin += piece.nbytes
+    classes, exceptions = data[: layout.classes], data[layout.classes : begin].view("<u4")
+    codes, raws = [], []
     for i, (chunk, piece) in enumerate(zip(layout.chunks, s.chunks, strict=True)):
         part = data[begin : begin + piece.nbytes]
         begin += piece.nbytes

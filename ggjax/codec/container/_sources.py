@@ -6,18 +6,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from ggjax.codec import _decode
 from ggjax.codec._coded import Coded
 from ggjax.codec._compress import index_groups
 from ggjax.codec.container import _parse, _safetensors, _sections
-from ggjax.codec.container._index import index_of
+from ggjax.codec.container._index import Index, index_of
 from ggjax.codec.container._metadata import Metadata, Stored
 from ggjax.codec.container._safetensors import File, FormatError
 from ggjax.codec.entropy._chunks import Damaged
-from ggjax.codec.quantize import _rf8
 
 GROUP = 1 << 22
 """Tensors are read and decoded together up to so many weights."""
@@ -30,6 +28,7 @@ class Source(NamedTuple):
     name: str  # of the tensor
     stored: Stored | None  # None: a tensor of a plain file
     tables: list[np.ndarray]
+    small: tuple[int, tuple[int, ...]] | None = None  # where a small leaf begins in its tensor, and its shape
 
     @property
     def where(self) -> str:
@@ -43,12 +42,14 @@ class Source(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the block."""
+        if self.small:
+            return self.small[1]
         return self.stored.shape if self.stored else self.file.header.entries[self.name].shape
 
     @property
     def full(self) -> tuple[int, ...]:
         """The shape of the leaf."""
-        return self.stored.full if self.stored else self.shape
+        return self.stored.full if self.stored and not self.small else self.shape
 
 
 class Checkpoint(NamedTuple):
@@ -83,14 +84,37 @@ def opened(path: str | os.PathLike[str], *, plain: bool = False, partial: bool =
             raise FormatError(f"{path}: its files were not written together: {', '.join(map(repr, saves))}")
         leaves: dict[str, list[Source]] = {}
         for file, meta in files:
-            for tensor in index.tensors_of(file):
-                stored = meta.tensors[tensor] if meta else None
-                source = Source(file, tensor, stored, meta.tables if meta else [])
-                leaves.setdefault(stored.leaf if stored else tensor, []).append(source)
+            for leaf, source in _in_order(file, meta, names_of(index, file, meta)):
+                leaves.setdefault(leaf, []).append(source)
         if not partial:
             for leaf, sources in leaves.items():
                 _check_cover(path, leaf, sources)
         yield Checkpoint(leaves, files)
+
+
+def names_of(index: Index, file: File, meta: Metadata | None) -> set[str]:
+    """The tensors of a file that belong to a checkpoint, and the small leaves in them that do."""
+    small = [leaf for s in meta.tensors.values() for leaf, _ in s.leaves] if meta else []
+    return set(index.tensors_of(file, {*file.header.entries, *small}))
+
+
+def _in_order(file: File, meta: Metadata | None, names: set[str]) -> list[tuple[str, Source]]:
+    """(leaf, its source) of those leaves of a file that ``names_of`` has, in the order of the checkpoint."""
+    at: dict[int, tuple[str, Source]] = {}
+    separate: list[tuple[str, Source]] = []
+    for name in file.header.entries:
+        stored = meta.tensors[name] if meta else None
+        source = Source(file, name, stored, meta.tables if meta else [])
+        if stored is None or not stored.leaves:
+            separate.append((stored.leaf if stored else name, source))
+            continue
+        begin = 0
+        for (leaf, shape), place in zip(stored.leaves, stored.places, strict=True):
+            at[place] = leaf, source._replace(small=(begin, shape))
+            begin += math.prod(shape)
+    rest = iter(separate)
+    every = [at[i] if i in at else next(rest) for i in range(len(at) + len(separate))]
+    return [(leaf, s) for leaf, s in every if s.name in names and (not s.small or leaf in names)]
 
 
 def _check_cover(path: Any, name: str, sources: list[Source]) -> None:
@@ -146,7 +170,26 @@ def plain_bytes(checkpoint: Checkpoint) -> int:
 
 
 def _arrays(sources: list[Source]) -> list[np.ndarray]:
-    """The arrays of blocks, decoded together."""
+    """The arrays of blocks, decoded together; a tensor of several small leaves once."""
+    places: dict[tuple[int, str], int] = {}
+    tensors: list[Source] = []
+    for s in sources:
+        if places.setdefault((id(s.file), s.name), len(tensors)) == len(tensors):
+            tensors.append(s)
+    read = _tensors(tensors)
+    return [_part_of(read[places[id(s.file), s.name]], s) for s in sources]
+
+
+def _part_of(array: np.ndarray, s: Source) -> np.ndarray:
+    """The array of a block, or a copy of the small leaf that is meant."""
+    if s.small is None:
+        return array
+    begin, shape = s.small
+    return array[begin : begin + math.prod(shape)].reshape(shape).copy()
+
+
+def _tensors(sources: list[Source]) -> list[np.ndarray]:
+    """The arrays of tensors, decoded together."""
     read: list[Any] = [_read(s) for s in sources]
     coded = [i for i, x in enumerate(read) if isinstance(x, Coded)]
     try:
@@ -154,10 +197,7 @@ def _arrays(sources: list[Source]) -> list[np.ndarray]:
     except Damaged as e:
         raise FormatError(str(e)) from None
     for i, array in zip(coded, arrays, strict=True):
-        c = read[i]
-        if c.meta.kind == "rf8":
-            array = _rf8.decoded(array, c.meta.exponent, c.meta.dtype).astype(jnp.dtype(c.meta.dtype))
-        read[i] = array
+        read[i] = _decode.weights_of(read[i].meta, array)
     return read
 
 
@@ -166,6 +206,8 @@ def _read(s: Source) -> Any:
     e = s.file.header.entries[s.name]
     if s.stored is None:
         return _safetensors.read_array(s.file, s.name)
+    if s.stored.problem:
+        raise FormatError(f"{s.where}: {s.stored.problem}")
     data = _safetensors.read_bytes(s.file, e.begin, e.end)
     if s.stored.meta is not None:
         return _sections.coded_of(s.where, s.stored, data, s.tables)

@@ -18,6 +18,7 @@ from ggjax.codec._shards import owners_of
 from ggjax.codec.container import _metadata, _safetensors, _sections
 from ggjax.codec.container._index import INDEX, PLAIN, SUFFIX, write_index
 from ggjax.codec.container._metadata import Piece
+from ggjax.codec.container._packs import Item, packed
 from ggjax.codec.container._safetensors import Tensor
 
 Stated = dict[str, dict[str, Any]]
@@ -44,26 +45,42 @@ def write(
       The bytes of the file.
     """
     stated: Stated = {}
+    names: set[str] = set()
     tables: dict[bytes, int] = {}
     stack: list[np.ndarray] = []
 
-    def tensors() -> Iterator[Tensor]:
+    def checked() -> Iterator[tuple[str, Any]]:
         for name, leaf in leaves:
+            if name == _safetensors.METADATA:
+                raise ValueError(f"a tensor cannot have the name {name!r}, which safetensors keeps for itself")
+            if name in names:
+                raise ValueError(f"two tensors of the name {name!r}")
+            if not name.isascii():
+                _check_text(path, name)
+            names.add(name)
+            yield name, leaf
+
+    def tensors() -> Iterator[Tensor]:
+        return map(tensor, packed(items()))
+
+    def items() -> Iterator[Item]:
+        for name, leaf in checked():
             if isinstance(leaf, Blocks):
                 owners = owners_of(leaf)
                 for start, block in zip(leaf.starts, leaf.blocks, strict=True):
                     if owners[start] == jax.process_index():
-                        yield tensor(block_name(name, start), block, (name, start, leaf.shape))
+                        yield Item(block_name(name, start), block, (name, start, leaf.shape))
             else:
-                yield tensor(name, leaf, None)
+                yield Item(name, leaf)
 
-    def tensor(name: str, x: Any, block: Any) -> Tensor:
+    def tensor(item: Item) -> Tensor:
+        name, x, block, leaves = item
         if not isinstance(x, Coded):
             array = np.asarray(x)
             array = array.astype(array.dtype.newbyteorder("="), copy=False)
             dtype, data = _dtype_name(name, array.dtype), _safetensors.as_bytes(array)
             piece = Piece(len(data), zlib.crc32(data))
-            stated[name] = _metadata.describe(dtype, array.shape, None, Piece(0, 0), [piece], [], block)
+            stated[name] = _metadata.describe(dtype, array.shape, None, [], [piece], [], block, leaves)
             return Tensor(name, dtype, array.shape, [data])
         numbers = []
         for table in np.asarray(x.tables):
@@ -73,13 +90,14 @@ def write(
         dtype = _dtype_name(name, np.dtype(jnp.dtype(x.meta.dtype)))
 
         def data() -> Iterator[bytes]:  # one chunk at a time
-            side, chunks = _sections.sections_of(x)
+            sections, chunks = _sections.sections_of(x)
             pieces = []
-            for piece in itertools.chain([side], chunks):
+            for piece in itertools.chain((data for _, data in sections), chunks):
                 pieces.append(Piece(len(piece), zlib.crc32(piece)))
                 yield piece
+            before = [(n, piece) for (n, _), piece in zip(sections, pieces, strict=False)]
             stated[name] = _metadata.describe(
-                dtype, x.meta.shape, x.meta, pieces[0], pieces[1:], numbers, block
+                dtype, x.meta.shape, x.meta, before, pieces[len(before) :], numbers, block, leaves
             )
 
         return Tensor(name, "U8", (x.stream_bytes,), data())
@@ -90,6 +108,13 @@ def write(
     if path is None:
         return _safetensors.measure(tensors(), metadata)
     return _safetensors.write(path, tensors(), metadata, overwrite=overwrite)
+
+
+def _check_text(path: Any, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: a name that is not valid text: {name!r:.200}") from None
 
 
 def check_arrays(leaves: Iterable[tuple[str, Any]]) -> None:
@@ -132,8 +157,6 @@ def write_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
     for name, x in leaves:
         if isinstance(x, Blocks):
             weight_map |= {block_name(name, start): files[process] for start, process in owners_of(x).items()}
-        else:
-            weight_map[name] = files[0]
     mine = [(n, x) for n, x in leaves if first or isinstance(x, Blocks)]
     agreed = False
 
@@ -147,12 +170,16 @@ def write_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
             )
         return f"{zlib.crc32(all_of_them.tobytes()):08x}"
 
+    def wrote(stated: Stated) -> str:
+        weight_map.update((name, files[0]) for name in stated if name not in weight_map)
+        return agree(1, zlib.crc32(json.dumps(stated, sort_keys=True).encode()))
+
     try:
         nbytes = write(
             path.with_name(files[jax.process_index()]),
             mine,
             {},
-            save=lambda stated: agree(1, zlib.crc32(json.dumps(stated, sort_keys=True).encode())),
+            save=wrote,
         )
     except BaseException:
         if not agreed:

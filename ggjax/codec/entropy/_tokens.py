@@ -9,11 +9,11 @@ v = key - base, modulo 2^32:
 so any key can be coded, most of them by an entropy code of the token alone (shift is 0 at the usual steps).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+from ggjax.codec._host import namespace_of
 
 BINS = 255
 ESCAPE_BITS = 32
@@ -66,15 +66,16 @@ def choose_bins(keys: np.ndarray, size: int, signed: bool) -> tuple[Bins, float]
     return best, float(least)
 
 
-def split(key: jax.Array, base: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(token uint8, raw bits uint32) of keys."""
+def split(key: Any, base: Any, shift: Any) -> tuple[Any, Any]:
+    """(token uint8, raw bits uint32) of keys. NumPy or JAX arrays."""
+    xp = namespace_of(key)
     v = key - base
     bin_ = v >> shift
     inside = bin_ < BINS
-    token = jnp.where(inside, bin_ + 1, 0).astype(jnp.uint8)
-    return token, jnp.where(inside, v & ((jnp.uint32(1) << shift) - 1), 0)
+    token = xp.where(inside, bin_ + 1, 0).astype(np.uint8)
+    return token, xp.where(inside, v & ((np.uint32(1) << shift) - 1), 0)
 
 
-def join(token: jax.Array, raw: jax.Array, base: jax.Array, shift: jax.Array) -> jax.Array:
-    """The keys of tokens and raw bits; that of an exception is to be replaced."""
-    return base + ((token.astype(jnp.uint32) - 1) << shift) + raw
+def join(token: Any, raw: Any, base: Any, shift: Any) -> Any:
+    """The keys of tokens and raw bits; that of an exception is to be replaced. NumPy or JAX arrays."""
+    return base + ((token.astype(np.uint32) - 1) << shift) + raw

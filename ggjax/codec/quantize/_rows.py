@@ -9,12 +9,12 @@ In the lossless kind rows also differ in how many bits at their end are zero: ro
 kept as float32 have 13 such bits, which need not be stored.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ggjax.codec.entropy import _tokens
-from ggjax.codec.quantize import _keys
+from ggjax.codec.quantize._quantizer import Prepared, Quantizer
 
 CLASSES = (4, 8)
 MAX_CLASSES = 256
@@ -42,19 +42,11 @@ def matrix(x: np.ndarray, axis: int) -> np.ndarray:
     return x.reshape(x.shape[0], -1) if axis == 0 else x.reshape(-1, x.shape[-1]).T
 
 
-def plan(x: np.ndarray, kind: _keys.Kind, step: np.float32, dead_zone: float) -> Rows:
-    """The classes that code a leaf in the fewest bits, by a sample of every row.
-
-    Args:
-      x: weights, any shape (RF8 codes are not cut).
-      kind, step, dead_zone: as in ``_keys.keys_of``.
-    """
-    lossless = kind == "lossless"
-    whole = one_part()
-    if lossless and x.size:
-        every = np.bitwise_or.reduce(_bits(x.reshape(-1)), keepdims=True)
-        whole = one_part(int(_keys.trailing_zeros(every, str(x.dtype))[0]))
-    if kind == "rf8" or x.ndim < 2 or x.size < MIN_SIZE:
+def plan(prepared: Prepared, quantizer: Quantizer) -> Rows:
+    """The classes that code a leaf in the fewest bits, by a sample of every row."""
+    x, settings = prepared.x, prepared.settings
+    whole = one_part(int(quantizer.zeros_of(x.reshape(1, -1))[0]))
+    if not quantizer.has_classes or x.ndim < 2 or x.size < MIN_SIZE:
         return whole
     best, least = whole, np.inf
     for axis in (0, -1):
@@ -66,17 +58,15 @@ def plan(x: np.ndarray, kind: _keys.Kind, step: np.float32, dead_zone: float) ->
         some = np.ascontiguousarray(m[:, ::stride])
         if least == np.inf:
             same = np.zeros(rows, np.uint8)
-            least = x.size * _sample_cost(some, same, whole.zeros, kind, step, dead_zone, x.size)
-        zeros = np.zeros(rows, np.int64)
-        if lossless:
-            zeros = _keys.trailing_zeros(np.bitwise_or.reduce(_bits(m), axis=1), str(x.dtype))
-            zeros[zeros < 4] = 0
+            least = x.size * _sample_cost(some, same, whole.zeros, quantizer, settings, x.size)
+        zeros = quantizer.zeros_of(m)
+        zeros[zeros < 4] = 0
         scale = np.log(_row_means(x, axis) + 1e-30)
         for number in CLASSES if zeros.min() == zeros.max() else (1, *CLASSES):
             cut = _classes(scale, zeros, number)
             if not 1 < len(cut.zeros) <= MAX_CLASSES:
                 continue
-            bits = x.size * _sample_cost(some, cut.classes, cut.zeros, kind, step, dead_zone, x.size)
+            bits = x.size * _sample_cost(some, cut.classes, cut.zeros, quantizer, settings, x.size)
             bits += rows * (len(cut.zeros) - 1).bit_length() + PART_BITS * (len(cut.zeros) - 1)
             if bits < least:
                 best, least = cut._replace(axis=axis), bits
@@ -107,9 +97,8 @@ def _sample_cost(
     part: np.ndarray,
     classes: np.ndarray,
     zeros: tuple[int, ...],
-    kind: _keys.Kind,
-    step: np.float32,
-    dead_zone: float,
+    quantizer: Quantizer,
+    settings: tuple[Any, ...],
     size: int,
 ) -> float:
     """Bits per weight, by a sample, when every class of an array of some size has its own window and table."""
@@ -117,20 +106,16 @@ def _sample_cost(
     for k, z in enumerate(zeros):
         rows = part[classes == k]
         if rows.size:
-            keys = sample_keys(rows, kind, step, dead_zone, z, size=1 << 13)
+            keys = sample_keys(rows, quantizer, settings, z, size=1 << 13)
             share = rows.size / part.size
-            total += share * _tokens.choose_bins(keys, int(share * size), signed=kind == "uniform")[1]
+            total += share * _tokens.choose_bins(keys, int(share * size), signed=quantizer.signed)[1]
     return total
 
 
 def sample_keys(
-    x: np.ndarray, kind: _keys.Kind, step: np.float32, dead_zone: float, zeros: int, size: int = 1 << 15
+    x: np.ndarray, quantizer: Quantizer, settings: tuple[Any, ...], zeros: int, size: int = 1 << 15
 ) -> np.ndarray:
     """Keys of at most ``size`` weights, evenly spread, on the host."""
     flat = x.reshape(-1)
     flat = flat[:: max(len(flat) // size, 1) | 1][:size]
-    return _keys.keys_of(flat, kind, step, np.float32(dead_zone), np.uint32(zeros))
-
-
-def _bits(x: np.ndarray) -> np.ndarray:
-    return x.view(f"u{x.dtype.itemsize}")
+    return quantizer.keys_of(flat, settings, np.uint32(zeros))

@@ -3,18 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from ggjax._internal import trees
-from ggjax.codec.quantize._keys import Kind
+from ggjax.codec.quantize._quantizers import QUANTIZERS
+from ggjax.codec.quantize._summary import SAMPLE, Summary, sample, summarize, summary_of_all
+from ggjax.codec.quantize._uniform import LARGEST, SMALLEST
 
-SAMPLE = 1 << 18
 CENTROIDS = 15
-
-SMALLEST, LARGEST = 2.0**-120, 2.0**100
-"""The range of a step: where float32 keeps all its digits, in the step and in what is computed with it."""
-
 
 MOST_LEVELS = 2.0**31 - 128
 """A level is below this, the largest float32 number that is an int32."""
@@ -40,51 +36,8 @@ def check_want(want: Want) -> None:
         raise ValueError(f"step must be from 2^-120 to 2^100, got {want.step!r}")
 
 
-class Summary(NamedTuple):
-    """What is known of the weights of a leaf, to choose its step by. Arrays, so that processes can share it."""
-
-    sample: np.ndarray  # float64
-    size: np.ndarray  # of the leaf
-    mean: np.ndarray
-    spread: np.ndarray  # sum of (weight - mean)^2
-    low: np.ndarray  # the smallest weight, NaN if one is
-    high: np.ndarray
-
-
-def summarize(blocks: Sequence[np.ndarray], size: int = SAMPLE) -> Summary:
-    """The summary of weights in one or more blocks, with a sample of so many; with none, of their range
-    alone."""
-    blocks = [x for x in blocks if x.size] or [np.zeros(1, np.float32)]
-    t = np.concatenate([sample(x, size // len(blocks)) for x in blocks]) if size else np.zeros(0)
-    with np.errstate(invalid="ignore"):  # NaN
-        low, high = min(float(x.min()) for x in blocks), max(float(x.max()) for x in blocks)
-        nan = any(np.isnan(float(x.min())) for x in blocks)
-    n = sum(x.size for x in blocks)
-    pieces = [piece for x in blocks for piece in _pieces(x)]
-    mean = spread = 0.0
-    if size and np.isfinite([low, high]).all() and not nan:
-        mean = sum(float(p.astype(np.float64).sum()) for p in pieces) / n
-        spread = sum(float(np.square(p.astype(np.float64) - mean).sum()) for p in pieces)
-    numbers = (float(n), mean, spread, np.nan if nan else low, np.nan if nan else high)
-    return Summary(t, *(np.array(v) for v in numbers))
-
-
-def _pieces(x: np.ndarray) -> list[np.ndarray]:
-    flat = x.reshape(-1)
-    return [flat[i : i + (1 << 20)] for i in range(0, len(flat), 1 << 20)]
-
-
-def merge(parts: Sequence[Summary]) -> Summary:
-    """The summary of all weights of several."""
-    size = sum(float(p.size) for p in parts)
-    mean = sum(float(p.size * p.mean) for p in parts) / size
-    spread = sum(float(p.spread + p.size * (p.mean - mean) ** 2) for p in parts)
-    low, high = np.min([p.low for p in parts]), np.max([p.high for p in parts])
-    return Summary(np.concatenate([p.sample for p in parts]), *map(np.array, (size, mean, spread, low, high)))
-
-
 def step_for(
-    name: str, blocks: list[np.ndarray], kind: Kind, want: Want, *, everywhere: bool = False
+    name: str, blocks: list[np.ndarray], kind: str, want: Want, *, everywhere: bool = False
 ) -> np.float32:
     """The step for a leaf; 0 where its kind has none.
 
@@ -98,17 +51,18 @@ def step_for(
     Raises:
       ValueError: a weight is not finite, or beyond float32, or too many or too small a step away from 0.
     """
-    if kind == "lossless":
+    quantizer = QUANTIZERS[kind]
+    if not quantizer.is_finite:
         return np.float32(0)
-    chosen = kind == "uniform" and want.step is None
-    s = _summary_of_all(blocks) if everywhere else summarize(blocks, SAMPLE if chosen else 0)
+    chosen = quantizer.has_step and want.step is None
+    s = summary_of_all(blocks) if everywhere else summarize(blocks, SAMPLE if chosen else 0)
     if not np.isfinite([s.low, s.high]).all():
         trees.check_finite([name] * len(blocks), blocks)
         raise ValueError(f"leaf {name!r}: expected finite weights, another process has others")
-    largest = max(abs(float(s.low)), abs(float(s.high)))
+    largest = s.largest
     if largest > float(np.finfo(np.float32).max):
         raise ValueError(f"leaf {name!r}: its largest weight is {largest:.4g}, expected the range of float32")
-    if kind == "rf8":
+    if not quantizer.has_step:
         return np.float32(0)
     try:
         step = choose(s, want)
@@ -122,19 +76,6 @@ def step_for(
     return step
 
 
-def _summary_of_all(blocks: list[np.ndarray]) -> Summary:
-    """The summary of the blocks of all processes, the same in each."""
-    from jax.experimental.multihost_utils import process_allgather
-
-    most = 1 << 14
-    s = summarize(blocks, most)
-    fields = np.concatenate([[len(s.sample)], [float(v) for v in s[1:]], np.resize(s.sample, most)])
-    with jax.enable_x64(True):
-        gathered = np.asarray(process_allgather(fields)).reshape(jax.process_count(), -1)
-    parts = [Summary(g[6 : 6 + int(g[0])], *(np.array(v) for v in g[1:6])) for g in gathered]
-    return merge(parts)
-
-
 def choose(s: Summary, want: Want) -> np.float32:
     """The step for a leaf, a float32 from ``SMALLEST`` to ``LARGEST``.
 
@@ -146,7 +87,7 @@ def choose(s: Summary, want: Want) -> np.float32:
     """
     if want.step is not None:
         return np.float32(want.step)
-    largest = max(abs(float(s.low)), abs(float(s.high)))
+    largest = s.largest
     if s.low == s.high:
         return _usable(largest or 1.0, largest)
     if want.step_per_std is not None:
@@ -157,8 +98,7 @@ def choose(s: Summary, want: Want) -> np.float32:
         few = s.sample[:: max(len(s.sample) >> 17, 1)]
         step = _bisect(lambda step: _entropy(few, step) > bits, largest)
         return _usable(step * 2.0 ** (bits - want.bits), largest)
-    power = float(s.spread / s.size + s.mean**2)
-    noise = power * 10 ** (-want.snr_db / 10)  # type: ignore[operator]
+    noise = s.power * 10 ** (-want.snr_db / 10)  # type: ignore[operator]
     t = s.sample
     step = _bisect(lambda step: float(np.mean((t - np.rint(t / step) * step) ** 2)) < noise, largest)
     return _usable(min(step, 4 * (12 * noise) ** 0.5), largest)
@@ -180,13 +120,6 @@ def centroids(blocks: Sequence[np.ndarray], step: np.float32, dead_zone: float) 
     if 0 < used < CENTROIDS:
         used += 1  # a zero at the end: rarer levels stay as they are
     return tuple(means[:used].tolist())
-
-
-def sample(x: np.ndarray, size: int = SAMPLE) -> np.ndarray:
-    """Up to ``size`` weights of an array, evenly spread, as float64."""
-    flat = x.reshape(-1)
-    stride = max(len(flat) // size, 1) | 1  # odd, so that it does not keep to a few columns
-    return flat[::stride][:size].astype(np.float64)
 
 
 def _bisect(finer_than_wanted: Callable[[float], bool], largest: float) -> float:
