@@ -22,6 +22,9 @@ _GROUP = 4
 """Chunks that are turned into tokens at a time, at most."""
 
 
+KNOWN_TABLES = 64
+"""How many tables made before are tried, at most."""
+
 DESCRIPTION = 40
 """About the bytes of an array in the metadata."""
 
@@ -105,11 +108,11 @@ def choose_tables(t: Tokens, known: list[np.ndarray]) -> tuple[Meta, np.ndarray]
     parts = []
     for p, tokens in zip(t.meta.parts, t.parts, strict=True):
         best = fresh = _models.frequencies(tokens.counts)
-        least = _models.cost_bits(tokens.counts, fresh) + 8 * len(_models.pack(fresh))
-        for table in known[-64:]:
-            bits = _models.cost_bits(tokens.counts, table)
-            if bits <= least:
-                best, least = table, bits
+        least = _models.cost_bits(tokens.counts, fresh) + 8 * _models.packed_size(fresh)
+        if known:
+            some = known[-KNOWN_TABLES:]
+            i, bits = _models.cheapest(tokens.counts, some)
+            best = some[i] if bits <= least else fresh
         if best is fresh:
             known.append(fresh)
         row = next((i for i, table in enumerate(own) if table is best), len(own))
