@@ -46,6 +46,13 @@ def good_files(folder):
             {"a": {"w": rng.normal(size=1100).astype(jnp.bfloat16)}, "n": np.arange(3)},
             {"lossless": True},
         ),
+        "ternary": (
+            {
+                "w": rng.choice(np.float32([-0.03, 0, 0.03]), 1300),
+                "q": rng.integers(-7, 8, 1200).astype(np.float16),
+            },
+            {"lossless": True},
+        ),
         "rf8": ({"w": rng.normal(size=(40, 30)).astype(np.float16)}, {"rf8": True}),
         "rows": ({"w": rows}, {"step": 0.2}),
         "blocks": (blocks(rng), {"step": 0.3}),
