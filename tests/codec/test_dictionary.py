@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from ggjax import codec
-from tests.codec import fuzz_codec, plain_decoder
+from tests.codec import forging, plain_decoder
 from tests.codec.helpers import bits_of, entropy, round_trip, weights
 
 RNG = np.random.default_rng(0)
@@ -95,8 +95,8 @@ def test_sharded_leaves_of_few_values():
 )
 def test_dictionaries_that_cannot_be(tmp_path, values, message):
     codec.save_file({"w": np.float32([-0.03, 0, 0.03])[PLACES % 3]}, tmp_path / "x", lossless=True)
-    header, meta, body = fuzz_codec.taken_apart((tmp_path / "x").read_bytes())
+    header, meta, body = forging.taken_apart((tmp_path / "x").read_bytes())
     meta["tensors"]["w"]["params"]["values"] = values
-    (tmp_path / "x").write_bytes(fuzz_codec.packed(header, meta, body))
+    (tmp_path / "x").write_bytes(forging.packed(header, meta, body))
     with pytest.raises(codec.FormatError, match=message):
         codec.load_file(tmp_path / "x")
