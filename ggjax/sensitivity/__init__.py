@@ -8,7 +8,7 @@ that it works for any function of a tree of arrays).
 
 ``estimate`` makes a ``Sensitivity`` from a model and some batches, without labels; ``init`` and ``update`` do
 it inside a loop of one's own; ``from_second_moments`` takes what Adam knows already. ``predict`` then tells
-what any change of the weights costs.
+what any change of the weights costs, and ``round_to`` rounds them so that it costs least.
 """
 
 from ggjax.sensitivity._estimate import estimate as estimate
@@ -17,6 +17,9 @@ from ggjax.sensitivity._file import save as save
 from ggjax.sensitivity._moments import from_second_moments as from_second_moments
 from ggjax.sensitivity._predict import Prediction as Prediction
 from ggjax.sensitivity._predict import predict as predict
+from ggjax.sensitivity._rounding import Levels as Levels
+from ggjax.sensitivity._rounding import Rounded as Rounded
+from ggjax.sensitivity._rounding import round_to as round_to
 from ggjax.sensitivity._state import Factors as Factors
 from ggjax.sensitivity._state import Sensitivity as Sensitivity
 from ggjax.sensitivity._state import init as init
