@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
     from ggjax import rate as rate
     from ggjax import reshape as reshape
     from ggjax import rf8 as rf8
+    from ggjax import sensitivity as sensitivity
     from ggjax import train as train
     from ggjax.codec import Compressed as Compressed
     from ggjax.codec import FormatError as FormatError
@@ -55,6 +56,7 @@ _PUBLIC = {
     "rate": (),
     "reshape": ("DeepShapeInfo", "deepshape"),
     "rf8": (),
+    "sensitivity": (),
     "train": ("BackSlashState", "apply_updates_stochastic", "backslash", "follow_learning_rate"),
 }
 """The public packages, and the names of each that can be had from ``ggjax`` itself."""

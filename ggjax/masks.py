@@ -17,8 +17,8 @@ def kernels(params: Any) -> Any:
     Left out by name are biases, scales of normalization layers and their statistics (so that those of layers
     stacked by ``nn.scan`` or ``vmap``, which have two axes, do not count as kernels), parameters such as
     temperatures and layer scales, and buffers that are no weights: causal masks, rotary frequencies, caches. In
-    a tree without any kernel (a linear model whose weights are one vector, say) all floating leaves but buffers
-    and statistics are selected.
+    a tree without any kernel (a linear model whose weights are one vector, say) the number of axes does not
+    count, only the name.
 
     Args:
       params: a tree of arrays, or of ``jax.ShapeDtypeStruct``.
@@ -31,7 +31,7 @@ def kernels(params: Any) -> Any:
     {'bias': False, 'kernel': True, 'norm': {'scale': False}}
     """
     found = _by_kind(params, _NO_KERNELS, least_axes=2)
-    return found if any(jax.tree.leaves(found)) else _by_kind(params, _NO_PARAMETERS, least_axes=0)
+    return found if any(jax.tree.leaves(found)) else _by_kind(params, _NO_KERNELS, least_axes=0)
 
 
 def floating(params: Any) -> Any:
@@ -44,8 +44,7 @@ def floating(params: Any) -> Any:
     return jax.tree.map(trees.is_weight, params)
 
 
-_NO_PARAMETERS: tuple[names.Kind, ...] = ("buffer", "statistic")
-_NO_KERNELS: tuple[names.Kind, ...] = (*_NO_PARAMETERS, "bias", "scale", "special")
+_NO_KERNELS: tuple[names.Kind, ...] = ("buffer", "statistic", "bias", "scale", "special")
 
 
 def _by_kind(params: Any, excluded: tuple[names.Kind, ...], least_axes: int) -> Any:

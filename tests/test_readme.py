@@ -36,7 +36,7 @@ PROGRAMS = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", README, re
 
 
 def test_every_program_is_followed_by_what_it_prints():
-    assert [code for code, _ in PROGRAMS] == blocks("python") and len(PROGRAMS) == 3
+    assert [code for code, _ in PROGRAMS] == blocks("python") and len(PROGRAMS) == 4
 
 
 @pytest.mark.parametrize(("code", "printed"), PROGRAMS, ids=range(len(PROGRAMS)))

@@ -50,9 +50,10 @@ def compress(
     every leaf gets so many bits, or that ratio, by itself. Leaves of few distinct values (pruned, ternary,
     taken back from integers) come out exact where that takes no more.
 
-    Leaves that are not floating or of fewer than 1024 elements are kept as they are, and so are leaves of other
-    dtypes than float32, bfloat16 and float16 where they would be coded losslessly, and of dtypes other than
-    these, float64 (whose values are kept in float32), float8_e4m3fn and float8_e5m2 otherwise.
+    Leaves that are not floating or of fewer than 1024 elements are kept as they are (a file keeps small ones
+    together, losslessly), and so are leaves that would take more when coded, and leaves of dtypes other than
+    float32, bfloat16, float16, float64 (whose values are kept in float32), float8_e4m3fn and float8_e5m2.
+    Lossless, the last three are coded where they have at most 255 distinct values.
 
     Args:
       params: a tree of arrays (outside jit). Sharded leaves are coded shard by shard.
@@ -226,7 +227,7 @@ def _code(
     tokens = in_parallel(lambda w: _tokens_of(blocks[w[0]][w[1]], steps[w[0]], given[w[0]]), work)
     worth = []
     for (i, j), t in zip(work, tokens, strict=True):
-        if _encode.nbytes(t) <= blocks[i][j].nbytes:  # otherwise it is kept as it is
+        if t is not None:  # otherwise it is kept as it is
             blocks[i][j] = None
             originals.pop(i, None)
             worth.append((i, j, t))
@@ -240,6 +241,6 @@ def _code(
     return out
 
 
-def _tokens_of(x: np.ndarray, step: np.float32, given: Options) -> _encode.Tokens:
+def _tokens_of(x: np.ndarray, step: np.float32, given: Options) -> _encode.Tokens | None:
     centroids = _steps.centroids([x], step, given.dead_zone) if given.centroids else ()
-    return _encode.tokens_of(x, given.kind, step, given.dead_zone, centroids)
+    return _encode.shortest_tokens(x, given.kind, step, given.dead_zone, centroids)

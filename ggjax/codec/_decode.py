@@ -81,7 +81,9 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
                 raise Damaged(f"{where}: part {k} has more exceptions than the {p.exceptions} of its meta")
             own = exceptions[used : used + len(beyond)]
             used += len(beyond)
-            _check_keys(f"{where}: part {k}", quantizer.keys(meta.dtype, p.zeros), p, token, raw, own)
+            _check_keys(
+                f"{where}: part {k}", quantizer.keys(meta.params, meta.dtype, p.zeros), p, token, raw, own
+            )
             x = _values(meta, p, token, raw)
             if len(beyond):
                 x[beyond] = _values_of_these(meta, p, own)

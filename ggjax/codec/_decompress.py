@@ -57,7 +57,7 @@ def _on_device(c: Coded, values: Any, keep_rf8: bool) -> Any:
     meta, quantizer = c.meta, QUANTIZERS[c.meta.kind]
     if isinstance(values, jax.core.Tracer):
         make = quantizer.wrapped if keep_rf8 and quantizer.wrapped else quantizer.weights_of
-        return make(values, meta.params, _decode.dtype_of(meta))
+        return make(values, meta.params, meta.dtype)
     with outside_trace():
         if keep_rf8 and quantizer.wrapped:
             return quantizer.wrapped(values, meta.params, meta.dtype)

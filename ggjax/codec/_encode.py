@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,14 +17,20 @@ from ggjax.codec.entropy import _lanes, _models, _planes, _tokens
 from ggjax.codec.entropy._coders import CODERS
 from ggjax.codec.entropy._lanes import CHUNK
 from ggjax.codec.quantize import _rows
-from ggjax.codec.quantize._quantizers import QUANTIZERS
+from ggjax.codec.quantize._quantizers import QUANTIZERS, choices
 
 _GROUP = 4
 """Chunks that are turned into tokens at a time, at most."""
 
 
-DESCRIPTION = 40
+KNOWN_TABLES = 64
+"""How many tables made before are tried, at most."""
+
+DESCRIPTION = 30
 """About the bytes of an array in the metadata."""
+
+PARAMETER = 0.6
+"""About the bytes in a file of each character of the parameters."""
 
 LANE_BITS = 64
 """About what a lane takes besides the entropy of its tokens: its state, its count, the end of its words."""
@@ -54,8 +61,8 @@ def tokens_of(
     centroids: tuple[float, ...] = (),
     *,
     classes: bool = True,
-) -> Tokens:
-    """Quantize an array, cut it into parts and turn them into tokens.
+) -> Tokens | None:
+    """Quantize an array, cut it into parts and turn them into tokens; None where the quantizer cannot take it.
 
     Args:
       x: weights, contiguous, of at least one element.
@@ -65,6 +72,8 @@ def tokens_of(
     """
     quantizer = QUANTIZERS[kind]
     ready = quantizer.prepare(x, step, dead_zone, centroids)
+    if ready is None:
+        return None
     rows = _rows.plan(ready if classes else ready._replace(x=ready.x.reshape(-1)), quantizer)
     parts, tokens = [], []
     for k, zeros in enumerate(rows.zeros):
@@ -78,9 +87,20 @@ def tokens_of(
     return Tokens(meta, tokens, _pack_classes(rows.classes, meta.class_bits))
 
 
+def shortest_tokens(x: np.ndarray, kind: str, *args: Any) -> Tokens | None:
+    """``tokens_of`` by the quantizer that makes the least of an array, of those that keep the same of it.
+
+    None where the array itself is no longer.
+    """
+    found = (tokens_of(x, k, *args) for k in choices(x, kind))
+    best = min((t for t in found if t is not None), key=nbytes, default=None)
+    return best if best is not None and nbytes(best) <= x.nbytes else None
+
+
 def nbytes(t: Tokens) -> int:
     """About what an array takes in a file, its description too; seldom more than 0.3 % too little."""
-    bits = 8 * (DESCRIPTION + len(t.classes))
+    said = len(json.dumps(QUANTIZERS[t.meta.kind].stated(t.meta.params)))
+    bits = 8 * (DESCRIPTION + PARAMETER * said + len(t.classes))
     for p in t.parts:
         lanes = sum(_lanes.lanes(len(c)) for c in p.chunks)
         bits += _tokens.entropy_bits(p.counts) + 8 * (len(p.raw) + 4 * len(p.exceptions)) + LANE_BITS * lanes
@@ -105,11 +125,11 @@ def choose_tables(t: Tokens, known: list[np.ndarray]) -> tuple[Meta, np.ndarray]
     parts = []
     for p, tokens in zip(t.meta.parts, t.parts, strict=True):
         best = fresh = _models.frequencies(tokens.counts)
-        least = _models.cost_bits(tokens.counts, fresh) + 8 * len(_models.pack(fresh))
-        for table in known[-64:]:
-            bits = _models.cost_bits(tokens.counts, table)
-            if bits <= least:
-                best, least = table, bits
+        least = _models.cost_bits(tokens.counts, fresh) + 8 * _models.packed_size(fresh)
+        if known:
+            some = known[-KNOWN_TABLES:]
+            i, bits = _models.cheapest(tokens.counts, some)
+            best = some[i] if bits <= least else fresh
         if best is fresh:
             known.append(fresh)
         row = next((i for i, table in enumerate(own) if table is best), len(own))

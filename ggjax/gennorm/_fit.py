@@ -97,9 +97,9 @@ def fit_leaves(
     parts = _sums.together(leaves)
     if center:
         high = _sums.largest(parts, axis_name)
-        low = -_sums.largest(parts, axis_name, jnp.negative)
+        low = -_sums.largest(parts, axis_name, jnp.negative, high)
         unit = _sums.power_of_two(jnp.maximum(high, -low))
-        mean = _sums.total(parts, lambda x: _sums.over(x, unit), axis_name) / max(n, 1)
+        mean = _sums.total(parts, _sums.over, axis_name, unit) / max(n, 1)
         # Rounding may take the mean of equal weights beyond them: they would seem to scatter.
         loc = jnp.clip(mean * unit, low, high)
     else:

@@ -122,7 +122,7 @@ def _sample_each(
 
 def _survival(key: jax.Array, shape: tuple[int, ...], out_sharding: Any) -> tuple[jax.Array, jax.Array]:
     """Random bits, whose last one is for the sign, and a survival probability in units of 2^-31."""
-    bits = jax.random.bits(key, shape, out_sharding=out_sharding)
+    bits = jax.random.bits(key, shape, jnp.uint32, out_sharding=out_sharding)
     return bits, (bits >> 1).astype(jnp.float32) + 0.5
 
 

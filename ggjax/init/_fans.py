@@ -1,6 +1,7 @@
 """Fans: how many inputs and outputs a weight array connects, from its shape and what its axes are."""
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
@@ -17,7 +18,7 @@ def positions(name: str, axes: Axes, ndim: int) -> tuple[int, ...]:
     >>> positions("in_axis", (-1, 0), 3)
     (2, 0)
     """
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    axes = tuple(map(operator.index, axes if isinstance(axes, Sequence) else (axes,)))
     if any(not -ndim <= a < ndim for a in axes):
         raise ValueError(f"{name}={axes} does not exist in an array of {ndim} axes")
     return tuple(a % ndim for a in axes)

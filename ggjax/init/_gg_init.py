@@ -116,7 +116,12 @@ def _number(name: str, value: Any) -> Any:
     trees.check_positive(name, value)
     if jnp.ndim(value) > 0:
         raise TypeError(f"{name} must be one number, got an array of shape {jnp.shape(value)}")
-    return float(value) if trees.is_concrete(value) else value
+    if not trees.is_concrete(value):
+        return value
+    info = jnp.finfo(jnp.float32)
+    if not float(info.tiny) <= float(value) <= float(info.max):
+        raise ValueError(f"{name} must be in the range of float32, got {value!r}")
+    return float(value)
 
 
 def _weight_dtype(dtype: DTypeLike | None) -> Any:

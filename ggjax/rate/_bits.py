@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ggjax._internal import pack, trees
-from ggjax.rate import _codes, _count, _histogram, _traced
+from ggjax._internal import pack, steps, trees
+from ggjax.rate import _codes, _count, _traced
 
 
 def bits(params: Any, step: ArrayLike, *, code: _codes.Code = "entropy", mask: trees.Mask = None) -> jax.Array:
@@ -46,7 +46,7 @@ def bits(params: Any, step: ArrayLike, *, code: _codes.Code = "entropy", mask: t
     _codes.check_code(code)
     flat = trees.flatten(params, mask)
     leaves = flat.weights()
-    check_step(step, leaves)
+    steps.check_step(step, leaves)
     if not trees.is_concrete(step, *leaves):
         if code == "huffman":
             raise ValueError(
@@ -58,17 +58,3 @@ def bits(params: Any, step: ArrayLike, *, code: _codes.Code = "entropy", mask: t
         total = _count.merge(_count.count_leaves(flat.weight_names(), leaves, float(np.asarray(step))))
         _, rates = _count.rates_of(total, (code,))
         return jnp.asarray(rates[code], jnp.float32)
-
-
-def check_step(step: Any, leaves: list[Any]) -> None:
-    """Raise ValueError unless the step is one positive number that levels can be computed with."""
-    trees.check_positive("step", step)
-    if np.shape(step) != ():
-        raise ValueError(f"step must be one number, got an array of shape {np.shape(step)}")
-    if trees.is_concrete(step):
-        limits = _histogram.step_limits(leaves)
-        smallest, largest = float(limits.smallest_normal), float(limits.max)
-        if not smallest <= float(np.asarray(step)) <= largest:
-            raise ValueError(
-                f"step must be a normal number of {limits.dtype}, {smallest:.3g} to {largest:.3g}, got {step!r}"
-            )

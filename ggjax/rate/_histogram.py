@@ -27,12 +27,6 @@ class Summary(NamedTuple):
     spread: Any  # sum (x - mean)^2
 
 
-def step_limits(leaves: list[Any]) -> jnp.finfo:
-    """The floats that a step is rounded to before it divides the leaves: float64 only if all leaves are."""
-    narrow = any(trees.wide_dtype(jnp.result_type(x)) == jnp.float32 for x in leaves)
-    return jnp.finfo(jnp.float32 if narrow else jnp.float64)
-
-
 def as_levels(x: Any, step: Any) -> jax.Array:
     """The levels of the weights, int32."""
     x = trees.wide(x)

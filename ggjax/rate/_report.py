@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from ggjax._internal import trees
-from ggjax.rate import _bits, _codes, _count
+from ggjax._internal import steps, trees
+from ggjax.rate import _codes, _count
 
 _NAME_WIDTH = 40
 """Longer names of leaves lose their middle in the printed table."""
@@ -86,7 +86,7 @@ def report(
         _codes.check_code(code)
     flat = trees.flatten(params, mask)
     names, leaves = flat.weight_names(), flat.weights()
-    _bits.check_step(step, leaves)
+    steps.check_step(step, leaves)
     if not trees.is_concrete(step, *leaves):
         raise ValueError("rate.report needs concrete weights and a concrete step: call it outside jit")
     with jax.ensure_compile_time_eval():  # under jit, the arrays made on the way would be traced

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax._internal import pack, trees
+from ggjax._internal import pack, steps, trees
 from ggjax.rate import _codes, _histogram
 
 TRACED_LEVELS = 1 << 17
@@ -42,7 +42,7 @@ def traced_bits(leaves: list[Any], step: Any, code: _codes.Code, *, packs: bool)
     ends = jnp.sort(jnp.stack([end for low, high, _ in ranges for end in (low, high)]))
     low, high = ends[0], ends[-1]
     valid = jnp.stack([fits for _, _, fits in ranges]).all()
-    limits = _histogram.step_limits(some)
+    limits = steps.step_limits(some)
     smallest, largest = (jnp.asarray(v, step.dtype) for v in (limits.smallest_normal, limits.max))
     valid &= (step >= smallest) & (step <= largest)  # false for NaN
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ggjax import gennorm
-from ggjax._internal import mesh, pack, trees
+from ggjax._internal import mesh, pack, steps, trees
 from ggjax.reshape import _kept, _table
 from ggjax.reshape._histogram import Counting, histogram, number_of
 from ggjax.reshape._levels import MAX_LEVEL, Grid
@@ -152,6 +152,7 @@ def deepshape(
         raise ValueError(f'method must be "histogram" or "rank", got {method!r}')
     if not isinstance(keep_zeros, (bool, np.bool_)):
         raise TypeError(f"keep_zeros must be a bool, got {keep_zeros!r}")
+    steps.check_step(step, leaves)
     if method == "rank":
         _refuse_sharded(names, leaves, axis_name)
     trees.check_finite(names, leaves)

@@ -24,7 +24,19 @@ def _reflected(f: Callable[[Any, Any], Any]) -> Callable[["RF8Array", Any], Any]
     return lambda q, other: f(jnp.asarray(other), q.__jax_array__())
 
 
-@struct.dataclass
+def _comparison(f: Callable[[Any, Any], Any]) -> Callable[["RF8Array", Any], Any]:
+    """f of the decoded array; of the fields, where a transformation has put something else into them (dtypes,
+    shardings, specs)."""
+
+    def compare(q: Any, other: Any) -> Any:
+        if isinstance(q.codes, (jax.Array, np.ndarray)):
+            return f(q.__jax_array__(), other)
+        return f(*((x.codes, x.exponents, x.dtype) if isinstance(x, RF8Array) else None for x in (q, other)))
+
+    return compare
+
+
+@struct.dataclass(eq=False)
 class RF8Array:
     """An array of RF8 codes: a pytree of two arrays, so it passes through jit, vmap, scan and checkpoints.
 
@@ -37,11 +49,13 @@ class RF8Array:
     - value = (-1)^sign (1 + residual) 2^(E + exponents), below 2^128 (see the text of ``ggjax.rf8``).
 
     Because exponents keep every dimension, encoded layers can be stacked, sliced and mapped over like the
-    layers themselves: ``jax.vmap(encode)`` of weights (layers, in, out) gives exponents (layers, 1, 1).
+    layers themselves: ``jax.vmap(encode)`` of weights (layers, in, out) gives exponents (layers, 1, 1). (One
+    exponent for all layers, as ``encode`` gives it without an axis, cannot be sliced along them by ``scan``.)
 
-    Indexing, ``reshape`` and ``T`` give another ``RF8Array``. Functions of ``jax.numpy`` and NumPy and the
-    operators + - * / @ take it for the decoded array; functions of ``jax.lax`` need ``decode`` first. Nothing
-    is checked on construction, since transformations put other things than arrays into pytrees.
+    Indexing, ``reshape`` and ``T`` give another ``RF8Array``. Functions of ``jax.numpy`` and NumPy, and the
+    operators of arithmetic and comparison, take it for the decoded array; functions of ``jax.lax`` need
+    ``decode`` first. Nothing is checked on construction, since transformations put other things than arrays
+    into pytrees.
 
     >>> from ggjax.rf8 import encode
     >>> q = encode(jnp.array([[0.5, 0.7], [0.1, 0.0]]), axis=1)
@@ -137,6 +151,20 @@ class RF8Array:
     __mul__, __rmul__ = _operator(operator.mul), _reflected(operator.mul)
     __truediv__, __rtruediv__ = _operator(operator.truediv), _reflected(operator.truediv)
     __matmul__, __rmatmul__ = _operator(operator.matmul), _reflected(operator.matmul)
+    __pow__, __rpow__ = _operator(operator.pow), _reflected(operator.pow)
+    __eq__, __ne__ = _comparison(operator.eq), _comparison(operator.ne)  # type: ignore[assignment]
+    __lt__, __le__ = _operator(operator.lt), _operator(operator.le)
+    __gt__, __ge__ = _operator(operator.gt), _operator(operator.ge)
+    __hash__ = None  # type: ignore[assignment]  # like arrays
+
+    def __neg__(self) -> jax.Array:
+        return -self.__jax_array__()
+
+    def __abs__(self) -> jax.Array:
+        return abs(self.__jax_array__())
+
+    def __float__(self) -> float:
+        return float(self.__jax_array__())
 
 
 def _brief(x: Any) -> str:

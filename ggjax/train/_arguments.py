@@ -34,6 +34,9 @@ def check(
     for name, value in weights.items():
         if value is not None and not callable(value):
             trees.check_not_negative(name, value)
+    for name, value in (weights | {"eps": eps, "gg_shape": gg_shape}).items():
+        if value is not None and not callable(value) and np.ndim(value):
+            raise ValueError(f"{name} must be one number, got an array of shape {np.shape(value)}")
     trees.check_positive("eps", eps)
     if gg_shape is not None:
         trees.check_positive("gg_shape", gg_shape)

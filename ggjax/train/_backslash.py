@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ggjax import masks
@@ -20,19 +21,19 @@ NO_PARAMS = (
 class BackSlashState(NamedTuple):
     """State of ``backslash``; the scalars are replicated, whatever the sharding of the parameters.
 
-    With ``per_leaf`` the fields shape_in_use and bits are trees like the parameters, of one such scalar a leaf.
-    The names differ from those of the arguments, and from Adam's mu and nu, so that ``optax.tree.get`` finds
-    one value of each.
+    With ``per_leaf`` the fields shape_in_use and bits are vectors, with an entry for every leaf of the
+    parameters in the order of ``jax.tree.leaves``, 0 for those that are not selected. The names differ from
+    those of the arguments, and from Adam's mu and nu, so that ``optax.tree.get`` finds one value of each.
     """
 
     count: jax.Array  # updates so far, int32 ()
-    shape_in_use: Any  # nu, float32 (); 0 before the first update and where nothing could be fitted
+    shape_in_use: jax.Array  # nu, float32 (); 0 before the first update and where nothing could be fitted
     rate_weight_in_use: jax.Array  # lambda, float32 (); with strength= it is strength * learning rate * n
-    bits: Any  # differential entropy of the fitted law, bits per parameter, float32 ()
-    fitted: Any = ()  # with estimate_every: which of the selected leaves could be fitted, bool (leaves,)
+    bits: jax.Array  # differential entropy of the fitted law, bits per parameter, float32 ()
+    fitted: jax.Array  # which of the leaves could be fitted, bool (leaves,)
 
     @property
-    def gg_shape(self) -> Any:
+    def gg_shape(self) -> jax.Array:
         """The shape nu in use."""
         return self.shape_in_use
 
@@ -63,8 +64,9 @@ def backslash(
 
         u - s,    s = (lambda / n) nu sign(theta') (|theta'| + eps)^(nu - 1)
 
-    which descends lambda/n sum (|theta| + eps)^nu, the rate of the weights under that law up to constants. nu
-    is fitted to the weights before the update.
+    which descends lambda/n sum (|theta| + eps)^nu: a smoothed form of the rate of the weights under that law,
+    close to it, up to a factor and a constant, where eps is small beside the weights. nu is fitted to the
+    weights before the update.
 
     How strong? Say it in one of two ways:
 
@@ -72,9 +74,9 @@ def backslash(
         then is a fixed share of the optimizer's own, about strength * nu of it for Adam, whatever the size of
         the model. ``backslash(strength=0.02, learning_rate=schedule, clamp=True)`` is a good start; raise the
         strength while the loss holds. Give the schedule that the optimizer has.
-      * ``rate_weight``: lambda itself, as in the papers; the learning rate does not scale it. It belongs to the
-        number of weights: 2e3 was made for some 10^8 (a step of 2e-5), and on 10^5 weights it destroys the
-        model in ten updates. See also ``follow_learning_rate``.
+      * ``rate_weight``: lambda itself, as in the papers; the learning rate does not scale it. Its right
+        value grows with the number of weights: 2e3 suits about 10^8 of them (a step of 2e-5), and destroys a
+        model of 10^5 weights in ten updates. See also ``follow_learning_rate``.
 
     Which weights? By default those that ``ggjax.masks.kernels`` selects: nu is fitted to them, n counts them,
     and they alone are moved. The code published with the paper takes every parameter of the model, biases and
@@ -88,7 +90,8 @@ def backslash(
         not occur. ``move_idle=True`` moves these too, as the published code does; with weight decay
         (``optax.adamw``) they have an update and move anyway. All of them count in the fit and in n.
       * a leaf that cannot be fitted is not moved and counts in neither: one that holds a NaN, an infinity, or
-        numbers whose squares overflow float32, such as an attention mask kept among the parameters.
+        numbers whose squares overflow float32 or vanish in it, such as an attention mask kept among the
+        parameters.
 
     Notes:
       * ``optax.masked(backslash(...), m)`` fits and counts within the leaves that m selects.
@@ -125,9 +128,9 @@ def backslash(
     Returns:
       A gradient transformation whose ``update`` needs ``params`` and ignores unknown extra arguments.
       Updates keep their dtype; the arithmetic is float32 or wider. State: ``BackSlashState``, read by
-      ``optax.tree.get(state, "shape_in_use")``. Its ``bits`` is h / log(2), for the rate of weights quantized
-      at a fine step D subtract log2(D); it is -inf for all-zero weights. A tree without floating leaves passes
-      through unchanged.
+      ``optax.tree.get(state, "shape_in_use")``. Its ``bits`` is the differential entropy of the law in bits:
+      subtract log2(D) for the rate of weights that are rounded to multiples of a fine step D. It is -inf for
+      all-zero weights. A tree without floating leaves passes through unchanged.
 
     Raises:
       ValueError: not exactly one of rate_weight and strength; strength without learning_rate; eps or gg_shape
@@ -167,15 +170,12 @@ def backslash(
 
     def init_fn(params: optax.Params) -> BackSlashState:
         flat = trees.flatten(params, mask, needs_weights=False)
-
-        def zeros() -> Any:  # every scalar an array of its own, so that the state can be donated
-            leaves = [jnp.zeros([], jnp.float32) for _ in (flat.leaves if per_leaf else [None])]
-            return flat.treedef.unflatten(leaves) if per_leaf else leaves[0]
-
+        shape = (len(flat.leaves),) if per_leaf else ()
         count = jnp.zeros([], jnp.int32)
         weight, _ = weight_and_rate(count, float(max(trees.size(flat.weights()), 1)))
-        fitted = () if at_every_update else jnp.zeros(len(flat.weights()), bool)
-        return BackSlashState(count, zeros(), jnp.array(weight), zeros(), fitted)
+        # Every field is an array of its own, so that the state can be donated.
+        nu, bits = (jnp.zeros(shape, jnp.float32) for _ in range(2))
+        return BackSlashState(count, nu, jnp.array(weight), bits, jnp.zeros(len(flat.leaves), bool))
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, BackSlashState]:
         del extra
@@ -192,24 +192,23 @@ def backslash(
         packing = _packs.plan(weights, steps.weights(), allowed=alone)
         thetas, us = packing.pack(weights), packing.pack(steps.weights())
         how = {"packing": packing, "axes": axes, "per_leaf": per_leaf}
+        where = np.flatnonzero(flat.selected)  # of the vectors in the state, one entry for every leaf
+        old = _law.Law(*(x[where] if x.ndim else x for x in (state.shape_in_use, state.bits, state.fitted)))
         if at_every_update:
             law = _law.fit(thetas, gg_shape, **how)
         else:
-            nu, bits = (_read(flat, field, per_leaf) for field in (state.shape_in_use, state.bits))
-            old = _law.Law(nu, bits, state.fitted)
             law = _law.fit_if_due(old, state.count, estimate_every, thetas, gg_shape, **how)
 
         weight, rate = weight_and_rate(state.count, _law.size(law.fitted, packing.shapes, axes))
         nus = packing.spread(jnp.broadcast_to(law.nu, len(weights)))
         leaves = zip(thetas, us, nus, packing.spread(law.fitted), strict=True)
         new = [_step.shrink(theta, u, nu, rate, eps, moves, **form) for theta, u, nu, moves in leaves]
-        new_state = BackSlashState(
-            count,
-            _written(flat, state.shape_in_use, law.nu, per_leaf),
-            weight,
-            _written(flat, state.bits, law.bits, per_leaf),
-            () if at_every_update else law.fitted,
-        )
+
+        def kept(field: jax.Array, values: jax.Array) -> jax.Array:
+            return jnp.zeros_like(field).at[where].set(values) if values.ndim else values
+
+        nu, bits = kept(state.shape_in_use, law.nu), kept(state.bits, law.bits)
+        new_state = BackSlashState(count, nu, weight, bits, kept(state.fitted, law.fitted))
         return steps.replace(packing.unpack(new)), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -217,23 +216,11 @@ def backslash(
 
 def _select(params: Any, updates: Any, mask: trees.Mask) -> trees.Flat:
     """The parameters, of which those leaves are selected that the mask selects and that have an update."""
-    flat = trees.flatten(params, needs_weights=False)
+    flat = trees.flatten(params, mask, needs_weights=False)
     updated = [u is not None for u in flat.treedef.flatten_up_to(updates)]
-    present = flat.treedef.unflatten([x if u else None for x, u in zip(flat.leaves, updated, strict=True)])
-    chosen = iter(trees.flatten(present, mask, needs_weights=False).selected)
-    return flat._replace(selected=[u and next(chosen) for u in updated])
+    return flat._replace(selected=[s and u for s, u in zip(flat.selected, updated, strict=True)])
 
 
 def _like(flat: trees.Flat, tree: Any) -> trees.Flat:
     """Another tree of the same structure, with the same leaves selected."""
     return flat._replace(leaves=flat.treedef.flatten_up_to(tree))
-
-
-def _read(flat: trees.Flat, field: Any, per_leaf: bool) -> jax.Array:
-    """A field of the state as a scalar, or with ``per_leaf`` as a vector of the selected leaves' scalars."""
-    return jnp.stack(_like(flat, field).weights()) if per_leaf else field
-
-
-def _written(flat: trees.Flat, field: Any, values: jax.Array, per_leaf: bool) -> Any:
-    """The field of the state with new values: the reverse of ``_read``."""
-    return _like(flat, field).replace(jnp.unstack(values)) if per_leaf else values

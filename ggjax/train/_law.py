@@ -1,6 +1,6 @@
 """The law of the weights for BackSlash: one fit over all leaves, or one for each, from their stacked moments.
 
-A leaf with a NaN, an infinity, or numbers whose squares overflow cannot be fitted; it is left out.
+A leaf with a NaN, an infinity, or numbers whose squares overflow or vanish cannot be fitted; it is left out.
 """
 
 import functools
@@ -50,8 +50,9 @@ def fit(
     """
     dtype = trees.wide_dtype(*(jnp.result_type(x) for x in packs))
     first, second = (_over_shards(packing.sums(f, packs, dtype), axes) for f in (jnp.abs, jnp.square))
-    # The sum over all leaves must not overflow either. The comparison is False for NaN.
-    fitted = second < float(jnp.finfo(dtype).max) / len(axes)
+    # The sum over all leaves must not overflow either. The comparisons are False for NaN.
+    info = jnp.finfo(dtype)
+    fitted = (second < float(info.max) / len(axes)) & ((second > float(info.tiny)) | (first == 0))
     counts = sizes(packing.shapes, axes).astype(dtype)
     first, second, n = (jnp.where(fitted, v, 0) for v in (first, second, counts))
     if not per_leaf:

@@ -1,18 +1,23 @@
 """The rate as a term of the loss."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from ggjax import masks
 from ggjax._internal import trees
 from ggjax.train import _law, _packs
 
 
 def penalty(
-    params: Any, *, eps: ArrayLike = 1.0, gg_shape: ArrayLike | None = None, mask: trees.Mask = None
+    params: Any,
+    *,
+    eps: ArrayLike = 1.0,
+    gg_shape: ArrayLike | None = None,
+    mask: trees.Mask | Literal["kernels"] = "kernels",
 ) -> jax.Array:
     """The rate term of BackSlash in the loss: (1/n) sum (|theta| + eps)^nu, differentiable in params.
 
@@ -20,18 +25,17 @@ def penalty(
     0 at a weight of 0. The rate is that of the law up to a factor and a constant, so its value is in no unit.
 
     Args:
-      params: a tree of arrays; floating leaves count.
+      params: a tree of arrays.
       eps: added to |theta|, positive; 1 in the paper.
       gg_shape: nu, positive; None to fit it to the weights by moments (no gradient flows through the fit).
-      mask: tree of bools, prefix of one, or a function from params to one; None for all floating leaves.
+      mask: the leaves that count, as for ``backslash``: by default the kernels; None for all floating leaves.
 
     Returns:
       A float32 scalar (float64 for float64 leaves); 0 when there are no weights.
 
     Raises:
       ValueError: eps or gg_shape is not positive, no floating leaf, a mask that does not fit, or (outside
-        jit) a NaN or infinite weight. Under jit a leaf that cannot be fitted, as ``backslash`` defines it, is
-        left out.
+        jit) a NaN or infinite weight. A leaf that cannot be fitted, as ``backslash`` defines it, is left out.
 
     >>> float(penalty({"w": jnp.array([-1.0, 3.0])}, gg_shape=2.0))
     10.0
@@ -39,7 +43,7 @@ def penalty(
     trees.check_positive("eps", eps)
     if gg_shape is not None:
         trees.check_positive("gg_shape", gg_shape)
-    flat = trees.flatten(params, mask)
+    flat = trees.flatten(params, masks.kernels if isinstance(mask, str) else mask)
     trees.check_finite(flat.weight_names(), flat.weights())
     return _penalty(flat.weights(), eps, gg_shape)
 

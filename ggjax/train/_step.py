@@ -32,9 +32,12 @@ def law(
     Returns:
       (nu, bits). Weights that are all zero have nu = 2 and -inf bits.
     """
-    mean, deviation = first / jnp.maximum(n, 1), jnp.sqrt(second / jnp.maximum(n, 1))
+    some = (first > 0) & (second > 0)
+    mean = first / jnp.maximum(n, 1)
+    # The root only of what is above 0: elsewhere its derivative is infinite.
+    deviation = jnp.where(some, jnp.sqrt(jnp.where(some, second / jnp.maximum(n, 1), 1)), 0)
     # The square of a quotient: a quotient of squares could be 0 / 0.
-    ratio = jnp.where(mean > 0, jnp.square(deviation / jnp.where(mean > 0, mean, 1)), np.pi / 2)
+    ratio = jnp.where(some, jnp.square(deviation / jnp.where(some, mean, 1)), np.pi / 2)
     fitted = gennorm.shape_from_ratio(ratio)
     nu = fitted if gg_shape is None else jnp.broadcast_to(jnp.asarray(gg_shape, fitted.dtype), fitted.shape)
     bits = _density.entropy_unchecked(nu, deviation / gennorm.std(nu)) / float(np.log(2))

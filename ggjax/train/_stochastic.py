@@ -56,7 +56,8 @@ def _add_at_random(p: jax.Array, u: jax.Array, key: jax.Array) -> jax.Array:
     exact = trees.wide(p) + jnp.asarray(u, jnp.float32)
     near = exact.astype(p.dtype)
     error = exact - near.astype(jnp.float32)
-    other = jnp.nextafter(near, jnp.where(error > 0, jnp.inf, -jnp.inf).astype(p.dtype))
+    end = float(jnp.finfo(p.dtype).max)  # not infinity, which some floats of eight bits lack
+    other = jnp.nextafter(near, jnp.where(error > 0, end, -end).astype(p.dtype))
     gap = jnp.abs(other.astype(jnp.float32) - near.astype(jnp.float32))
     uniform = jax.random.uniform(key, exact.shape, jnp.float32)
     return jnp.where(uniform * gap < jnp.abs(error), other, near)

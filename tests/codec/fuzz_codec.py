@@ -17,13 +17,13 @@ import resource
 import struct
 import tempfile
 import time
-import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ggjax import codec
+from tests.codec.forging import forge
 
 MEMORY_MIB = 100
 """How much more memory than the first hundred files the others may need: the programs for other sizes."""
@@ -44,6 +44,13 @@ def good_files(folder):
         ),
         "lossless": (
             {"a": {"w": rng.normal(size=1100).astype(jnp.bfloat16)}, "n": np.arange(3)},
+            {"lossless": True},
+        ),
+        "ternary": (
+            {
+                "w": rng.choice(np.float32([-0.03, 0, 0.03]), 1300),
+                "q": rng.integers(-7, 8, 1200).astype(np.float16),
+            },
             {"lossless": True},
         ),
         "rf8": ({"w": rng.normal(size=(40, 30)).astype(np.float16)}, {"rf8": True}),
@@ -119,124 +126,6 @@ def damage(data, others, rng):
         source = int(rng.integers(len(data)))
         out[place : place + size] = data[source : source + size]
     return bytes(out)
-
-
-NUMBERS = (
-    [2**62] * 70,
-    0,
-    -1,
-    1,
-    2,
-    31,
-    32,
-    255,
-    256,
-    2**18,
-    2**31,
-    2**32,
-    2**53,
-    2**63,
-    10**30,
-    0.5,
-    1e999,
-    True,
-    None,
-    "x",
-    [],
-    {},
-)
-
-WORDS = (
-    "needs coder quantizer leaves start full axis bytes sections params step zeros table rf8 zstd side "
-    "names shapes gaps original save row_steps"
-).split()
-
-
-def forge(data, rng):
-    """A copy with some values of the metadata or some bytes of the data changed, and all checksums put
-    right."""
-    header, meta, body = taken_apart(data)
-    body = bytearray(body)
-    if rng.random() < 0.3:
-        for _ in range(int(rng.integers(1, 5))):
-            if body:
-                body[int(rng.integers(len(body)))] = int(rng.integers(256))
-    else:
-        if meta["tables"] and rng.random() < 0.1:
-            table = bytearray(base64.b64decode(meta["tables"][0]))
-            table[int(rng.integers(len(table)))] ^= 1 << int(rng.integers(8))
-            meta["tables"][0] = base64.b64encode(bytes(table)).decode()
-        change(meta["tensors"] if rng.random() < 0.9 else meta, rng)
-    fix_pieces(header, meta, bytes(body))
-    return packed(header, meta, bytes(body))
-
-
-def taken_apart(data):
-    """(header, metadata, data of all tensors) of a file of version 1 or 2."""
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    meta = json.loads(header["__metadata__"]["ggjax"])
-    if meta["version"] != 1:
-        meta = json.loads(zlib.decompress(base64.b64decode(meta["deflated"])))
-    return header, meta, data[8 + length :]
-
-
-def packed(header, meta, body):
-    """A file of a header, metadata whose checksum is put right, and data."""
-    if "version" in meta:
-        text = json.dumps(meta | {"crc32": "00000000"}, sort_keys=True, separators=(",", ":"))
-    else:
-        text = enveloped(json.dumps(meta, sort_keys=True, separators=(",", ":")))
-    crc = f"{zlib.crc32(text.encode()):08x}"
-    header["__metadata__"] = {"ggjax": text.replace("00000000", crc, 1)}
-    new = json.dumps(header, separators=(",", ":")).encode()
-    return struct.pack("<Q", len(new)) + new + body
-
-
-def enveloped(text, size=None):
-    """The metadata of version 2 around a body, before its checksum is put right."""
-    inner = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
-    size = len(text) if size is None else size
-    return f'{{"crc32":"00000000","deflated":"{inner}","size":{size},"version":2}}'
-
-
-def change(value, rng):
-    """Change one value somewhere in a JSON value."""
-    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    if not items:
-        return
-    key, inner = items[int(rng.integers(len(items)))]
-    if isinstance(inner, (dict, list)) and inner and rng.random() < 0.85:
-        change(inner, rng)
-    elif isinstance(inner, int) and not isinstance(inner, bool) and rng.random() < 0.6:
-        value[key] = inner + int(rng.integers(-2, 3)) * 2 ** int(rng.integers(0, 20))
-    elif rng.random() < 0.2:
-        del value[key]
-    elif isinstance(value, dict) and rng.random() < 0.2:
-        value[WORDS[int(rng.integers(len(WORDS)))]] = value.pop(key)
-    else:
-        value[key] = NUMBERS[int(rng.integers(len(NUMBERS)))]
-
-
-def fix_pieces(header, meta, body):
-    """Put right the checksums of the pieces, as far as their sizes make sense."""
-    for name, t in meta["tensors"].items() if isinstance(meta.get("tensors"), dict) else ():
-        try:
-            place, end = header[name]["data_offsets"]
-            if "chunks" in t:
-                pieces = ([t["side"]] if "side" in t else []) + t["chunks"]
-            else:
-                pieces = [t["sections"][n] for n in ("classes", "exceptions") if n in t.get("sections", {})]
-                sizes = t.get("bytes", [end - place - sum(size for size, _ in pieces)])
-                chunks = [[size, 0] for size in sizes]
-                pieces = pieces + chunks
-            for piece in pieces:
-                piece[1] = zlib.crc32(body[place : place + piece[0]])
-                place += piece[0]
-            if "chunks" not in t:
-                t["crc32"] = [crc for _, crc in chunks]
-        except (TypeError, KeyError, IndexError, ValueError, AttributeError):
-            pass
 
 
 def run(count, seed=0, folder=None, limit_s=math.inf):

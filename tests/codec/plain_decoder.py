@@ -241,6 +241,10 @@ def keys_to_weights(keys, zeros, dtype, description):
         check(int(keys.max()) < 1 << (bits - zeros), "a key of more bits than the weights have")
         patterns = ((keys & 1) << (bits - 1)) | ((keys >> 1) << zeros)
         return patterns.astype(f"<u{dtype.itemsize}").view(dtype)
+    if kind == "dictionary":
+        patterns = np.array(params["values"], np.uint64).astype(f"<u{dtype.itemsize}")
+        check(int(keys.max()) < patterns.size, "a key beyond the dictionary")
+        return patterns[keys].view(dtype)
     check(kind == "rf8", "kind")
     magnitude, negative = (keys + 1) >> 1, (keys + 1) & 1
     check(magnitude.max(initial=0) < 128, "a code of more than 8 bits")

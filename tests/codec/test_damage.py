@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from ggjax import codec
-from tests.codec import fuzz_codec
+from tests.codec import forging, fuzz_codec
 from tests.codec.helpers import weights
 
 
@@ -57,14 +57,14 @@ def test_a_huge_shape_takes_neither_memory_nor_time(tmp_path, shape, message):
     """A header that is wrong about a size is refused before anything is set aside."""
     path = tmp_path / "x"
     codec.save_file({"w": jnp.zeros(2000)}, path, step=1.0)
-    header, meta, body = fuzz_codec.taken_apart(path.read_bytes())
+    header, meta, body = forging.taken_apart(path.read_bytes())
     meta["tensors"]["w"]["shape"] = shape
     meta["tensors"]["w"]["parts"]["size"] = [1 << 40]
-    fuzz_codec.fix_pieces(header, meta, body)
-    path.write_bytes(fuzz_codec.packed(header, meta, body))
+    forging.fix_pieces(header, meta, body)
+    path.write_bytes(forging.packed(header, meta, body))
     with pytest.raises(codec.FormatError, match=message):
         codec.load_file(path)
     header["w"]["shape"] = shape
-    path.write_bytes(fuzz_codec.packed(header, meta, body))
+    path.write_bytes(forging.packed(header, meta, body))
     with pytest.raises(codec.FormatError, match="expected a shape|takes"):
         codec.load_file(path)

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ggjax.codec.entropy import _chunks, _models, _planes, _tokens
+from ggjax.codec.entropy import _chunks, _lanes, _models, _planes, _tokens
 
 
 @given(hnp.arrays(np.int64, 256, elements=st.integers(0, 10**12)))
@@ -101,3 +101,27 @@ def test_lanes_are_those_of_integer_rans(kind):
     ((words, states, counts),) = _chunks.encode([(tokens, table)])
     (state, want) = scalar_rans(tokens, table)
     assert states.tolist() == [state] and counts.tolist() == [len(want)] and words.tolist() == want
+
+
+def test_chunks_code_alone_as_they_do_among_others():
+    """Chunks share batches by their lengths and tables, up to a number of lanes and of tables."""
+    rng = np.random.default_rng(5)
+    sizes = [1, 8192, 8193, 20_000, *rng.integers(1, 3000, 150).tolist(), _lanes.CHUNK]
+    tokens = [rng.integers(0, 2 + i % 140, n).astype(np.uint8) for i, n in enumerate(sizes)]
+    chunks = [(t, _models.frequencies(np.bincount(t, minlength=256))) for t in tokens]
+    batches = _chunks.in_batches(sizes, [table for _, table in chunks])
+    assert sorted(i for b in batches for i in b) == list(range(len(sizes))) and len(batches) > 1
+    together = _chunks.encode(chunks)
+    for i in (0, 1, 2, 3, 40, 153, 154):
+        (alone,) = _chunks.encode([chunks[i]])
+        for a, b in zip(alone, together[i], strict=True):
+            np.testing.assert_array_equal(a, b)
+    jobs = [
+        _chunks.Chunk(str(i), n, c[1], code)
+        for i, (n, c, code) in enumerate(zip(sizes, chunks, together, strict=True))
+    ]
+    for got, want in zip(_chunks.decode(jobs), tokens, strict=True):
+        np.testing.assert_array_equal(got, want)
+    bad = jobs[70].code._replace(states=jobs[70].code.states ^ 1)
+    with pytest.raises(_chunks.Damaged, match="^70: its lanes do not end"):
+        _chunks.decode([*jobs[:70], jobs[70]._replace(code=bad), *jobs[71:]])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ggjax import codec
-from tests.codec import fuzz_codec, plain_decoder
+from tests.codec import forging, fuzz_codec, plain_decoder
 from tests.codec.helpers import weights
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -67,13 +67,13 @@ def test_golden_files_are_read_for_ever(tmp_path, version, name):
 def test_what_is_written_is_the_golden_file(tmp_path, name):
     """These bytes change with the version only; those of the zlib stream may differ, what it holds may not."""
     codec.save_file(golden_tree(), tmp_path / "x", **OPTIONS[name])
-    header, meta, data = fuzz_codec.taken_apart((tmp_path / "x").read_bytes())
-    want_header, want_meta, want = fuzz_codec.taken_apart(base64.b64decode(golden(2)[name]["file"]))
+    header, meta, data = forging.taken_apart((tmp_path / "x").read_bytes())
+    want_header, want_meta, want = forging.taken_apart(base64.b64decode(golden(2)[name]["file"]))
     assert meta == want_meta and data == want
     del header["__metadata__"], want_header["__metadata__"]
     assert header == want_header
     codec.save_file(large_tree(), tmp_path / "x", **OPTIONS[name])
-    _, meta, data = fuzz_codec.taken_apart((tmp_path / "x").read_bytes())
+    _, meta, data = forging.taken_apart((tmp_path / "x").read_bytes())
     said = json.dumps(meta, sort_keys=True).encode()
     assert hashlib.sha256(said + data).hexdigest()[:16] == LARGE[name]
 
@@ -81,10 +81,10 @@ def test_what_is_written_is_the_golden_file(tmp_path, name):
 def changed(path, change, tree=None):
     """Write a file of two coded leaves, its metadata changed and the checksums put right."""
     codec.save_file(tree or {"w": weights((60, 40)), "v": weights((50, 40))}, path, step=2**-6)
-    header, meta, body = fuzz_codec.taken_apart(path.read_bytes())
+    header, meta, body = forging.taken_apart(path.read_bytes())
     change(meta["tensors"])
-    fuzz_codec.fix_pieces(header, meta, body)
-    path.write_bytes(fuzz_codec.packed(header, meta, body))
+    forging.fix_pieces(header, meta, body)
+    path.write_bytes(forging.packed(header, meta, body))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_what_a_description_must_not_say(tmp_path, change, message):
 def forged(path, text):
     """A file whose metadata is this text, its checksum put right."""
     codec.save_file({"w": jnp.ones(3)}, path, step=1.0)
-    header, _, body = fuzz_codec.taken_apart(path.read_bytes())
+    header, _, body = forging.taken_apart(path.read_bytes())
     crc = f"{zlib.crc32(text.encode()):08x}"
     header["__metadata__"] = {"ggjax": text.replace("00000000", crc, 1)}
     new = json.dumps(header).encode()
@@ -147,17 +147,17 @@ BODY = '{"tables":[],"tensors":{"w":{"crc32":[1073741824]}}}'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (fuzz_codec.enveloped(BODY.replace("}}}", '},"w":{}}}')), "a JSON object has a key twice"),
-        (fuzz_codec.enveloped(BODY.replace('"tables"', '"extra":1,"tables"')), "unknown key 'extra'"),
-        (fuzz_codec.enveloped(BODY, len(BODY) - 1), "does not inflate to"),
-        (fuzz_codec.enveloped(BODY, len(BODY) + 1), "does not inflate to"),
-        (fuzz_codec.enveloped(BODY + " " * 10_000_000), "bytes cannot be metadata of 10000052"),
-        (fuzz_codec.enveloped(BODY + " " * 10_000_000, 10_000), "does not inflate to 10000 bytes"),
-        (fuzz_codec.enveloped(BODY).replace('"version":2', '"version":3'), "version 3, this reads"),
-        (fuzz_codec.enveloped(BODY).replace('"version":2', '"version":true'), "version True, this reads"),
-        (fuzz_codec.enveloped(BODY).replace('"version"', '"more":1,"version"'), "expected the keys"),
-        (fuzz_codec.enveloped(BODY).replace('"size":', '"size":52,"size":'), "a JSON object has a key twice"),
-        (fuzz_codec.enveloped("[" * 50_000), "x: metadata"),
+        (forging.enveloped(BODY.replace("}}}", '},"w":{}}}')), "a JSON object has a key twice"),
+        (forging.enveloped(BODY.replace('"tables"', '"extra":1,"tables"')), "unknown key 'extra'"),
+        (forging.enveloped(BODY, len(BODY) - 1), "does not inflate to"),
+        (forging.enveloped(BODY, len(BODY) + 1), "does not inflate to"),
+        (forging.enveloped(BODY + " " * 10_000_000), "bytes cannot be metadata of 10000052"),
+        (forging.enveloped(BODY + " " * 10_000_000, 10_000), "does not inflate to 10000 bytes"),
+        (forging.enveloped(BODY).replace('"version":2', '"version":3'), "version 3, this reads"),
+        (forging.enveloped(BODY).replace('"version":2', '"version":true'), "version True, this reads"),
+        (forging.enveloped(BODY).replace('"version"', '"more":1,"version"'), "expected the keys"),
+        (forging.enveloped(BODY).replace('"size":', '"size":52,"size":'), "a JSON object has a key twice"),
+        (forging.enveloped("[" * 50_000), "x: metadata"),
     ],
 )
 def test_metadata_that_must_not_be(tmp_path, text, message):
@@ -174,9 +174,9 @@ def test_keys_that_no_weight_has_are_refused(tmp_path):
     ):
         path = tmp_path / "x"
         codec.save_file(tree, path, **options)
-        header, meta, body = fuzz_codec.taken_apart(path.read_bytes())
+        header, meta, body = forging.taken_apart(path.read_bytes())
         meta["tensors"]["w"]["parts"]["base"] = [1 << 20]
-        path.write_bytes(fuzz_codec.packed(header, meta, body))
+        path.write_bytes(forging.packed(header, meta, body))
         with pytest.raises(codec.FormatError, match="tensor 'w': part 0: has the key .* expected less than"):
             codec.load_file(path)
         with pytest.raises(ValueError, match="bits"):
@@ -187,9 +187,9 @@ def test_the_smallest_products_are_the_same_in_all_decoders(tmp_path):
     """The nearest to 0 that a level, a centroid and a step can give is no subnormal number."""
     x = np.repeat(np.arange(-4, 5), 500).astype(np.float32) * np.float32(2.0**-120)
     codec.save_file({"w": x}, tmp_path / "x", step=2.0**-120)
-    header, meta, body = fuzz_codec.taken_apart((tmp_path / "x").read_bytes())
+    header, meta, body = forging.taken_apart((tmp_path / "x").read_bytes())
     meta["tensors"]["w"]["params"]["centroids"] = [-0.5]
-    (tmp_path / "x").write_bytes(fuzz_codec.packed(header, meta, body))
+    (tmp_path / "x").write_bytes(forging.packed(header, meta, body))
     held = np.asarray(codec.load_file(tmp_path / "x")["w"])
     np.testing.assert_array_equal(held, plain_decoder.decode_file(tmp_path / "x")["w"])
     assert np.abs(held[held != 0]).min() == np.float32(2.0**-121)

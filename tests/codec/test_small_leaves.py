@@ -1,11 +1,13 @@
 """Small leaves, which stand together in a file, and leaves that are not worth coding."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from ggjax import codec
+from ggjax.codec import _decode
 from tests.codec import plain_decoder
 from tests.codec.helpers import assert_same, weights
 
@@ -105,3 +107,16 @@ def test_no_leaf_takes_more_than_its_plain_bytes(dtype, size, options, tmp_path)
     assert nbytes <= 1.01 * x.nbytes + 300
     if "step" not in options:
         assert np.asarray(codec.load_file(tmp_path / "x")["w"]).tobytes() == x.tobytes()
+
+
+def test_streams_of_small_arrays_hold_no_large_buffers():
+    """What is left of an array after coding, and after decoding, is no view of a batch."""
+    tree = {f"l{i}": weights((1500,), scale=0.01 * 2**i) for i in range(12)} | {"m": weights((300, 300))}
+    small = codec.compress(tree, step=2**-8)
+    values = _decode.arrays(list(small.tree.values()))
+    for x in (*jax.tree.leaves(small), *values):
+        assert root(x).nbytes <= 2 * x.nbytes + 2048
+
+
+def root(x):
+    return root(x.base) if isinstance(x.base, np.ndarray) else x

@@ -46,7 +46,7 @@ CASES = {
     "entropy": Case(lambda t: ggjax.rate.bits(t, STEP), False, False),
     "exp_golomb": Case(lambda t: ggjax.rate.bits(t, STEP, code="exp_golomb"), False, False),
     "gg": Case(lambda t: ggjax.rate.bits(t, STEP, code="gg"), False, False),
-    "penalty": Case(lambda t: ggjax.rate.penalty(t, eps=0.1), False, False),
+    "penalty": Case(lambda t: ggjax.rate.penalty(t, eps=0.1, mask=None), False, False),
 }
 NAMES = sorted(CASES)
 JITTED = {name: jax.jit(case.function) for name, case in CASES.items()}

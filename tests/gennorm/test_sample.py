@@ -92,3 +92,17 @@ def test_draws_can_be_differentiated():
     np.testing.assert_allclose(got, slope, rtol=0.02, atol=0.01)
     by_scale = jax.jacfwd(lambda s: gennorm.sample(KEY, nu, (50,), scale=s))(1.0)
     np.testing.assert_allclose(by_scale, gennorm.sample(KEY, nu, (50,)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "nu", [1.3, jnp.float32(1.3), np.array([1.3, 0.7], np.float32)], ids=["known", "array", "each"]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_draws_are_the_same_under_x64(nu, dtype):
+    key, shape = jax.random.key(4), (50, 2)
+    narrow = np.asarray(gennorm.sample(key, nu, shape, "float32"), np.float64)
+    with jax.enable_x64(True):
+        wide = gennorm.sample(key, nu, shape, dtype)
+        assert wide.dtype == dtype
+        wide = np.asarray(wide, np.float64)
+    np.testing.assert_allclose(wide, narrow, rtol=1e-2 if dtype == "bfloat16" else 2e-5, atol=1e-6)

@@ -209,3 +209,22 @@ def test_arrays_for_numbers_and_axes_that_do_not_fit_are_named():
         ggjax.gg_init(out_axis=2)(KEY, (3, 4))
     with pytest.raises(ValueError, match=r"an axis of shape \(3, 4\) is named twice: .*batch_axis=0"):
         ggjax.gg_init(batch_axis=0)(KEY, (3, 4))
+
+
+def test_weights_under_x64_are_those_without():
+    key, shape = jax.random.key(0), (30, 20)
+    want = ggjax.gg_init(0.8)(key, shape)
+    with jax.enable_x64(True):
+        got = ggjax.gg_init(0.8)(key, shape, np.float32)
+        whole = ggjax.gg_reinit(key, {"kernel": np.ones(shape, np.float32)}, 0.8)["kernel"]
+        assert 0.1 < float(whole.std()) / float(want.std()) < 10
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
+
+
+def test_numpy_integers_are_axes_and_numbers_beyond_float32_are_refused():
+    key = jax.random.key(0)
+    want = ggjax.gg_init(batch_axis=0)(key, (2, 3, 4))
+    np.testing.assert_array_equal(ggjax.gg_init(batch_axis=np.int64(0))(key, (2, 3, 4)), want)
+    for xi in (1e300, 1e-320):
+        with pytest.raises(ValueError, match="xi must be in the range of float32"):
+            ggjax.gg_init(1.0, xi)

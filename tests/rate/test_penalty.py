@@ -16,7 +16,7 @@ def test_penalty_and_its_gradient(nu, eps):
     tree["a"] = tree["a"].at[0].set(0.0)
     x = np.concatenate([np.asarray(v, np.float64).ravel() for v in jax.tree.leaves(tree)])
     shape = float(gennorm.fit(tree).nu) if nu is None else nu
-    value, grad = jax.jit(jax.value_and_grad(lambda t: rate.penalty(t, eps=eps, gg_shape=nu)))(tree)
+    value, grad = jax.jit(jax.value_and_grad(lambda t: rate.penalty(t, eps=eps, gg_shape=nu, mask=None)))(tree)
     np.testing.assert_allclose(value, np.mean((np.abs(x) + eps) ** shape), rtol=2e-6)
     flat = np.concatenate([np.ravel(g) for g in jax.tree.leaves(grad)])
     want = shape * np.sign(x) * (np.abs(x) + eps) ** (shape - 1) / len(x)

@@ -1,6 +1,7 @@
 """RF8Array as the array it stands for: views of it, operators, libraries that carry it, and its invariants."""
 
 import functools
+import operator
 
 import flax.linen as nn
 import flax.serialization
@@ -245,3 +246,18 @@ def test_validate_names_what_is_wrong():
         else:
             with pytest.raises(ValueError, match="w: " + message):
                 rf8.validate(q, "w")
+
+
+def test_operators_are_those_of_the_decoded_array():
+    q = rf8.encode(jnp.array([[0.5, -0.75, 0.0]]))
+    x = np.asarray(q)
+    for f in (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.pow):
+        np.testing.assert_array_equal(
+            f(q, 0.5 if f is not operator.pow else 2), f(x, 0.5 if f is not operator.pow else 2)
+        )
+    np.testing.assert_array_equal(q == q, np.ones((1, 3), bool))
+    np.testing.assert_array_equal(-q, -x)
+    np.testing.assert_array_equal(abs(q), abs(x))
+    assert float(q[0, 0]) == 0.5
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(q)

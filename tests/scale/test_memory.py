@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import ggjax
-from ggjax import rf8
+from ggjax import gennorm, rf8
 
 DEVICES = 8
 SIZE = 3 * 4096 * 4096
@@ -71,3 +71,10 @@ def test_deepshape_takes_little_more_than_its_largest_leaf(params):
 def test_rf8_takes_its_codes(params):
     m = memory(jax.jit(rf8.tree_encode), params)
     assert m.output_size_in_bytes + m.temp_size_in_bytes < 1.05 * SHARE / 4
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("f", [gennorm.fit, functools.partial(gennorm.fit, center=True)])
+def test_sums_over_the_weights_take_no_copy_of_them(params, f, dtype):
+    params = {k: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding) for k, x in params.items()}
+    assert memory(jax.jit(f), params).temp_size_in_bytes < 0.05 * SHARE

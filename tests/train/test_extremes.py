@@ -54,7 +54,9 @@ def test_weights_of_any_size_give_numbers(scale):
     params = {"w": scale * jax.random.normal(jax.random.key(0), (16, 16))}
     tx = ggjax.backslash(1.0)
     updates, state = tx.update({"w": jnp.full((16, 16), 1e-3 * scale)}, tx.init(params), params)
-    assert np.isfinite(updates["w"]).all() and 0 < state.gg_shape <= 3
+    assert np.isfinite(updates["w"]).all()
+    vanish = 1e-30 < scale < 1e-20  # the squares, but not the weights: no law can be fitted
+    assert state.gg_shape == 0 if vanish else 0 < state.gg_shape <= 3
 
 
 def test_sums_that_overflow_only_together_do_not():

@@ -49,7 +49,7 @@ def test_a_leaf_that_no_law_fits_harms_no_other(fill, per_leaf):
     np.testing.assert_allclose(new["w"], alone["w"], rtol=1e-6)
     np.testing.assert_array_equal(new["scores"], updates["scores"])
     shape, shape_alone = state.gg_shape, alone_state.gg_shape
-    assert (shape["w"] if per_leaf else shape) == (shape_alone["w"] if per_leaf else shape_alone)
+    assert (shape[1] if per_leaf else shape) == (shape_alone[0] if per_leaf else shape_alone)
 
 
 def test_nothing_that_can_be_fitted_leaves_the_updates_as_they_are():

@@ -139,3 +139,63 @@ def test_vmap_trains_an_ensemble_of_models_apart():
         one = jax.tree.map(lambda x, i=i: x[i], two)
         want, _ = tx.update(UPDATES, tx.init(one), one)
         np.testing.assert_allclose(got["a"][i], want["a"], rtol=1e-5, atol=1e-8)
+
+
+def test_groups_without_kernels_are_left_alone():
+    params = {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(4), "norm": {"scale": jnp.ones(4)}}
+    labels = {"kernel": "k", "bias": "b", "norm": {"scale": "b"}}
+    backslash = ggjax.backslash(strength=0.1, learning_rate=1e-2)
+    tx = optax.multi_transform({"k": backslash, "b": backslash}, labels)
+    updates = jax.tree.map(lambda x: jnp.full_like(x, 1e-4), params)
+    new, _ = tx.update(updates, tx.init(params), params)
+    np.testing.assert_array_equal(new["bias"], updates["bias"])
+    np.testing.assert_array_equal(new["norm"]["scale"], updates["norm"]["scale"])
+    assert np.all(new["kernel"] != updates["kernel"])
+    # Without an update for the kernel, nothing takes its place.
+    some = updates | {"kernel": None}
+    np.testing.assert_array_equal(
+        backslash.update(some, backslash.init(params), params)[0]["bias"], some["bias"]
+    )
+
+
+@pytest.mark.parametrize("per_leaf", [False, True])
+@pytest.mark.parametrize("every", [1, 2])
+def test_leaves_without_an_update_keep_their_place(per_leaf, every):
+    params = {"u": jnp.full((4, 4), 0.5), "v": jnp.full((2, 2), 0.25), "w": jnp.ones((3, 3))}
+    tx = ggjax.backslash(strength=0.1, learning_rate=1e-2, estimate_every=every, per_leaf=per_leaf)
+    updates = {"u": None, "v": jnp.full((2, 2), 1e-3), "w": jnp.full((3, 3), 1e-3)}
+    state = tx.init(params)
+    for _ in range(2):
+        new, after = tx.update(updates, state, params)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+        state = after
+    assert new["u"] is None and np.all(new["v"] < updates["v"])
+    np.testing.assert_array_equal(state.fitted, [False, True, True])
+    if per_leaf:
+        assert state.shape_in_use.shape == (3,) and state.shape_in_use[0] == 0
+    # One state serves any estimate_every.
+    other = ggjax.backslash(strength=0.1, learning_rate=1e-2, estimate_every=3, per_leaf=per_leaf)
+    other.update(updates, state, params)
+
+
+def test_state_of_per_leaf_is_no_tree_of_parameters():
+    """optax.tree.map_params would take scalars in the parameters' place for moments, and shard them."""
+    params = {"w": jnp.ones((4, 4)), "v": jnp.ones((2, 2))}
+    tx = ggjax.backslash(strength=0.1, learning_rate=1e-2, per_leaf=True)
+    seen = []
+    optax.tree_utils.tree_map_params(tx, lambda x: seen.append(x) or x, tx.init(params))
+    assert seen == []
+
+
+def test_gradients_through_an_update_are_finite_at_zero():
+    params = {"w": jnp.full((3, 3), 0.5), "zeros": jnp.zeros((3, 3))}
+
+    def loss(params, per_leaf):
+        tx = ggjax.backslash(strength=0.1, learning_rate=0.01, per_leaf=per_leaf)
+        updates, _ = tx.update(jax.tree.map(lambda x: jnp.full_like(x, 1e-3), params), tx.init(params), params)
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(optax.apply_updates(params, updates)))
+
+    for per_leaf in (False, True):
+        for tree in (params, {"zeros": params["zeros"]}):
+            grads = jax.jit(jax.grad(loss), static_argnums=1)(tree, per_leaf)
+            assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))

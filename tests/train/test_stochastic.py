@@ -68,3 +68,19 @@ def test_float32_weights_are_added_as_optax_does():
     p, u = jnp.linspace(-1, 1, 64), jnp.linspace(0, 1e-3, 64)
     got = ggjax.apply_updates_stochastic({"w": p}, {"w": u}, jax.random.key(0))
     np.testing.assert_array_equal(got["w"], optax.apply_updates({"w": p}, {"w": u})["w"])
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["float8_e4m3fn", "float8_e4m3b11fnuz", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e5m2", "float8_e3m4"],
+)
+@pytest.mark.parametrize("start", [0.0, 1.0, -1.5])
+def test_floats_of_eight_bits_are_right_on_average(dtype, start):
+    """Some of them have no infinity to step towards."""
+    p = jnp.full(20_000, start, dtype)
+    for update in (0.01, -0.003):
+        new = ggjax.apply_updates_stochastic(p, jnp.full(p.shape, update), jax.random.key(0))
+        values = np.unique(np.asarray(new, np.float64))
+        assert len(values) <= 2
+        spread = max(np.ptp(values), 1e-9)
+        assert abs(np.asarray(new, np.float64).mean() - (start + update)) < 5 * spread / 20_000**0.5 + 1e-7

@@ -19,6 +19,7 @@ from ggjax.codec.container._file import Progress, silent
 from ggjax.codec.container._info import info_of
 from ggjax.codec.container._safetensors import File, Tensor
 from ggjax.codec.container._sources import GROUP, Checkpoint, load, names_of, opened
+from ggjax.codec.quantize._quantizers import is_codable
 
 
 class Written(NamedTuple):
@@ -97,15 +98,18 @@ def compress_checkpoint(
 def _rounded(
     index: _index.Index, select: Callable[[str], bool], mask: Any, given: _options.Options
 ) -> dict[str, bool]:
-    """Of every floating tensor that is selected, whether it is to be coded as asked; others losslessly."""
+    """Of every floating tensor that is selected, whether it is to be coded as asked; others losslessly. Asked
+    to be lossless, those of integers that a lossless quantizer takes count too."""
     structs: dict[str, Any] = {}
     for path in index.files:
         with _safetensors.opened(path) as file:
             for name in index.tensors_of(file):
                 entry = file.header.entries[name]
                 structs[name] = jax.ShapeDtypeStruct(entry.shape, _safetensors.DTYPES[entry.dtype])
+    if given.kind == "lossless":
+        return {n: True for n, x in structs.items() if is_codable(x, given.kind) and select(n)}
     chosen = {n: x for n, x in structs.items() if trees.is_weight(x) and select(n)}
-    if mask is None or given.kind == "lossless":
+    if mask is None:
         return dict.fromkeys(chosen, True)
     if mask != "kernels":
         raise ValueError(f'mask must be "kernels" or None, got {mask!r}')

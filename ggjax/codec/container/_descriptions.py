@@ -168,7 +168,7 @@ def _meta(t: dict[str, Any], dtype: str, shape: Shape, tables: int) -> Meta:
     params = t.get("params", {})
     need(isinstance(params, dict), "params must be an object")
     try:
-        return Meta(shape, name, kind, quantizer.read(params), parts, axis, coder)
+        return Meta(shape, name, kind, quantizer.read(params, name), parts, axis, coder)
     except ValueError as e:
         raise Wrong(str(e)) from None
 

@@ -17,7 +17,7 @@ from ggjax.codec import _encode
 from ggjax.codec._coded import Coded
 from ggjax.codec._host import outside_trace
 from ggjax.codec.container import _safetensors
-from ggjax.codec.quantize._quantizers import MIN_SIZE, QUANTIZERS
+from ggjax.codec.quantize._quantizers import MIN_SIZE, is_codable
 
 MOST = 1 << 20
 """Elements that are put together, at most: to read one of the leaves, all are decoded."""
@@ -70,8 +70,8 @@ def _pack(some: list[tuple[int, Item]]) -> Item:
 
 
 def _coded(flat: np.ndarray) -> Coded | np.ndarray:
-    if str(flat.dtype) not in QUANTIZERS["lossless"].dtypes or flat.size < MIN_SIZE:
+    if not is_codable(flat, "lossless"):
         return flat
     with outside_trace():
-        tokens = _encode.tokens_of(flat, "lossless", np.float32(0))
-        return _encode.finish([tokens], [], "rans")[0] if _encode.nbytes(tokens) < flat.nbytes else flat
+        tokens = _encode.shortest_tokens(flat, "lossless", np.float32(0))
+        return flat if tokens is None else _encode.finish([tokens], [], "rans")[0]

@@ -5,6 +5,9 @@ so a stream decodes alike on every device. On the encoder's side the numbers are
 a table that another part brought already is used again where that is shorter than a table of its own.
 """
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +47,20 @@ def cost_bits(counts: np.ndarray, table: np.ndarray) -> float:
     return float((counts[used] * (BITS - np.log2(table[used].astype(np.float64)))).sum())
 
 
+@functools.lru_cache(maxsize=256)
+def _bits_of_tokens(table: bytes) -> np.ndarray:
+    """The bits of every token by a table, float64 (256,); ``_NEVER`` for those that it lacks."""
+    f = np.frombuffer(table, np.uint16)
+    return np.where(f > 0, BITS - np.log2(np.maximum(f, 1)), _NEVER)
+
+
+def cheapest(counts: np.ndarray, tables: Sequence[np.ndarray]) -> tuple[int, float]:
+    """(which of some tables codes tokens that occur so often in the fewest bits, these bits)."""
+    bits = np.stack([_bits_of_tokens(t.tobytes()) for t in tables]) @ counts.astype(np.float64)
+    best = int(np.argmin(bits))
+    return best, float(bits[best]) if bits[best] < _NEVER else np.inf
+
+
 def encode_table(table: np.ndarray) -> np.ndarray:
     """What the encoder looks up by token: frequency << 16 | sum of those before, uint32 (256,)."""
     start = np.cumsum(table, dtype=np.uint32) - table
@@ -81,18 +98,33 @@ def pack(table: np.ndarray) -> bytes:
     first) in exponential Golomb code of order k, with 0, 1, -1, 2, ... numbered 0, 1, 2, 3, ...; zeros fill
     the last byte. The order is that of the fewest bits.
     """
+    low, numbers, lengths = _numbers(table)
+    k = int(np.argmin(lengths.sum(1)))
+    pairs = zip((numbers + (1 << k)).tolist(), lengths[k].tolist(), strict=True)
+    text = "".join(f"{n:0{size}b}" for n, size in pairs)
+    text += "0" * (-len(text) % 8)
+    return bytes((low, low + len(numbers) - 1, k)) + int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+def packed_size(table: np.ndarray) -> int:
+    """The bytes that ``pack`` makes of a table."""
+    return 3 + -(-int(_numbers(table)[2].sum(1).min()) // 8)
+
+
+_ORDERS = 15
+_NEVER = 2.0**80
+"""The bits of a token that a table lacks."""
+
+
+def _numbers(table: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """(first token in use, the numbers that ``pack`` writes, their lengths by each order)."""
     used = np.flatnonzero(table)
     low, high = int(used[0]), int(used[-1])
     deltas = np.diff(table[low : high + 1].astype(np.int64), prepend=0)
     numbers = np.where(deltas > 0, 2 * deltas - 1, -2 * deltas)
-    lengths = [2 * np.floor(np.log2((numbers >> k) + 1)).astype(np.int64) + 1 + k for k in range(_ORDERS)]
-    k = int(np.argmin([n.sum() for n in lengths]))
-    text = "".join(f"{int(n) + (1 << k):0{int(size)}b}" for n, size in zip(numbers, lengths[k], strict=True))
-    text += "0" * (-len(text) % 8)
-    return bytes((low, high, k)) + int(text, 2).to_bytes(len(text) // 8, "big")
-
-
-_ORDERS = 15
+    orders = np.arange(_ORDERS)[:, None]
+    # The exponent of frexp is the number of bits.
+    return low, numbers, 2 * np.frexp((numbers >> orders) + 1.0)[1].astype(np.int64) - 1 + orders
 
 
 def unpack(data: bytes) -> np.ndarray:

@@ -55,7 +55,7 @@ def _zeros_of(rows: np.ndarray) -> np.ndarray:
     return np.where(place < 0, most, np.minimum(place, most)).astype(np.int64)
 
 
-def _read(stated: dict[str, Any]) -> Lossless:
+def _read(stated: dict[str, Any], dtype: str) -> Lossless:
     only(stated)
     return Lossless()
 
@@ -69,7 +69,7 @@ QUANTIZER = Quantizer(
     keys_of=_keys_of,
     arguments=lambda params: (),
     values_of=_values_of,
-    keys=lambda dtype, zeros: 1 << (_width(dtype) - zeros),
+    keys=lambda params, dtype, zeros: 1 << (_width(dtype) - zeros),
     stated=lambda params: {},
     read=_read,
     held=_held,

@@ -34,20 +34,21 @@ class Quantizer(NamedTuple):
     signed: bool  # keys are two's complement numbers, so that 0xFFFFFFFF lies next to 0
     has_step: bool
     is_finite: bool  # it takes finite weights only
-    prepare: Callable[[np.ndarray, np.float32, float, tuple[float, ...]], Prepared]
-    """(weights, step, dead zone, centroids): a quantizer ignores what is not its own."""
+    prepare: Callable[[np.ndarray, np.float32, float, tuple[float, ...]], Prepared | None]
+    """(weights, step, dead zone, centroids): a quantizer ignores what is not its own. None for weights that it
+    cannot take."""
     keys_of: Callable[[Any, tuple[Any, ...], Any], Any]
     """(prepared array or a piece of it, settings, zeros): the keys, uint32 of the same shape."""
     arguments: Callable[[Any], tuple[np.ndarray, ...]]
     """(params): the numbers that ``values_of`` takes."""
     values_of: Callable[[Any, str, tuple[Any, ...], Any], Any]
     """(keys, dtype, arguments, zeros): what the keys stand for, in the dtype of ``held``."""
-    keys: Callable[[str, int], int]
-    """(dtype, zeros): how many keys there are; a decoder refuses those from this number on."""
+    keys: Callable[[Any, str, int], int]
+    """(params, dtype, zeros): how many keys there are; a decoder refuses those from this number on."""
     stated: Callable[[Any], dict[str, Any]]
     """(params): the params as JSON has them in a file."""
-    read: Callable[[dict[str, Any]], Any]
-    """(what ``stated`` gave, or anything else): the params. ValueError says what is wrong with them."""
+    read: Callable[[dict[str, Any], str], Any]
+    """(what ``stated`` gave, or anything else; dtype): the params. ValueError says what is wrong with them."""
     held: Callable[[str], str] = lambda dtype: dtype
     """(dtype of weights): the dtype of their values until the array is whole. A NaN is safe as bits only: a
     device may widen a 16-bit type and back."""

@@ -73,7 +73,7 @@ def is_encoded(x: Any) -> bool:
     return isinstance(x, rf8.RF8Array)
 
 
-def _read(stated: dict[str, Any]) -> RF8:
+def _read(stated: dict[str, Any], dtype: str) -> RF8:
     only(stated, "exponent")
     exponent = stated.get("exponent")
     if type(exponent) is not int or not LOWEST <= exponent <= HIGHEST:
@@ -90,7 +90,7 @@ QUANTIZER = Quantizer(
     keys_of=_keys_of,
     arguments=lambda params: (),
     values_of=_values_of,
-    keys=lambda dtype, zeros: 255,
+    keys=lambda params, dtype, zeros: 255,
     stated=lambda params: params._asdict(),
     read=_read,
     held=lambda dtype: "uint8",

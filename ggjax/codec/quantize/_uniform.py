@@ -71,7 +71,7 @@ def _stated(params: Uniform) -> dict[str, Any]:
     return {"step": params.step} | ({"centroids": list(params.centroids)} if params.centroids else {})
 
 
-def _read(stated: dict[str, Any]) -> Uniform:
+def _read(stated: dict[str, Any], dtype: str) -> Uniform:
     only(stated, "step", "centroids")
     step: Any = stated.get("step")
     centroids: Any = stated.get("centroids", [])
@@ -96,7 +96,7 @@ QUANTIZER = Quantizer(
     keys_of=_keys_of,
     arguments=_arguments,
     values_of=_values_of,
-    keys=lambda dtype, zeros: 1 << 32,
+    keys=lambda params, dtype, zeros: 1 << 32,
     stated=_stated,
     read=_read,
 )

@@ -1,0 +1,94 @@
+"""Which steps the rows and columns of each matrix get, and along which of the two errors are made good.
+
+At high rates the fewest bits for a given rise of the loss are reached when every weight contributes the same to
+it (reverse water-filling). With feedback along the rows, row i contributes M_ii^2 s^2 / 12 (``_feedback``), so
+that the step of weight (i, j) is in proportion to 1 / (sqrt(c) M_ii sqrt(R_jj)), with one constant for the
+whole tree.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ggjax.sensitivity import _feedback
+from ggjax.sensitivity._state import Factors
+
+FINENESS = 8
+"""Steps of rows and columns are powers of 2^(1/8): at most 4.4 % from what they would be."""
+
+
+class Plan(NamedTuple):
+    """How the matrices of a leaf are to be rounded; b matrices of m rows and n columns."""
+
+    along_rows: bool  # whether errors are made good by later rows, or by later columns
+    triangle: jax.Array  # (b, m, m) or (b, n, n), the M of the rows or columns; (b, 1, 1) without feedback
+    row_steps: jax.Array  # int8 (b, m), in eighths of a power of two
+    column_steps: jax.Array  # int8 (b, n)
+    step: jax.Array  # float32 (b,), the step where both are 0, up to the constant of the tree
+
+
+def plan(f: Factors, examples: float, damping: float, which: slice) -> Plan:
+    """The plan for a leaf.
+
+    Args:
+      f: its factors, of which the halves in ``which`` count.
+      examples: how many examples these halves are sums over.
+      damping: what is added to the diagonal of a factor, relative to its mean.
+    """
+    b, m, n = f.view.sizes
+    rows, columns = f.rows[which].sum(0), f.columns[which].sum(0)
+    total = columns.sum(-1) if columns.ndim == 2 else jnp.trace(columns, axis1=1, axis2=2)
+    rows, columns = (_normalised(x, total) for x in (rows, columns))
+    ways = [_way(rows, columns, damping)]
+    if columns.ndim == 3:
+        ways.append(_way(columns, rows, damping))
+    # The mean logarithm of what the steps of a way may be: the more, the fewer bits.
+    gains = [-(jnp.log2(first).mean() + jnp.log2(second).mean()) for _, first, second in ways]
+    best = max(range(len(ways)), key=lambda i: float(gains[i]))
+    triangle, first, second = ways[best]
+    own = (first, second) if best == 0 else (second, first)
+    (row_steps, row_centre), (column_steps, column_centre) = map(_in_eighths, own)
+    c = total / (m * n) / examples
+    scale = jnp.sqrt(jnp.where(c > 0, c, 1))
+    step = jnp.where(c > 0, 2.0 ** ((row_centre + column_centre) / FINENESS) / scale, jnp.inf)
+    return Plan(best == 0, triangle, row_steps, column_steps, step)
+
+
+def _normalised(x: jax.Array, total: jax.Array) -> jax.Array:
+    """A factor with a mean diagonal of 1; the identity for one of zeros."""
+    size = x.shape[-1]
+    unit = jnp.where(total > 0, total, 1) / size
+    identity = jnp.ones(size) if x.ndim == 2 else jnp.eye(size)
+    unit = unit.reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.where((total > 0).reshape(unit.shape), x / unit, identity[None])
+
+
+def _way(first: jax.Array, second: jax.Array, damping: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(M of the first factor, its diagonal, the roots of the diagonal of the second), with damping in each."""
+    if first.ndim == 3:
+        triangle = jax.vmap(_feedback.factor_of, (0, None))(first, damping)
+        diagonal = jnp.diagonal(triangle, axis1=1, axis2=2)
+    else:
+        triangle, diagonal = jnp.ones((len(first), 1, 1)), jnp.sqrt(first + damping)
+    other = second if second.ndim == 2 else jnp.diagonal(second, axis1=1, axis2=2)
+    return triangle, diagonal, jnp.sqrt(other + damping)
+
+
+def _in_eighths(sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """1 / sizes as int8 powers of 2^(1/8) about their centre, and that centre, per matrix."""
+    exact = -FINENESS * jnp.log2(sizes)
+    centre = jnp.round((exact.max(1, keepdims=True) + exact.min(1, keepdims=True)) / 2)
+    return jnp.clip(jnp.round(exact - centre), -127, 127).astype(jnp.int8), centre[:, 0]
+
+
+def steps_of(row_steps: jax.Array, column_steps: jax.Array, step: jax.Array, largest: jax.Array) -> jax.Array:
+    """The step of every weight, float32 (b, m, n): at most ``largest``.
+
+    Powers of two are exact and 2^(k/8) comes from a table, so that every machine has the same steps.
+    """
+    k = row_steps.astype(jnp.int32)[:, :, None] + column_steps.astype(jnp.int32)[:, None, :]
+    eighths = jnp.asarray([2.0 ** (i / FINENESS) for i in range(FINENESS)], jnp.float32)
+    return jnp.minimum(
+        step[:, None, None] * jnp.ldexp(eighths[k % FINENESS], k // FINENESS), largest[:, None, None]
+    )
