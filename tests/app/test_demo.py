@@ -136,7 +136,8 @@ def test_the_files_hold_the_quantized_models(text, models, results):
         rounded = _measuring.quantize(models[row["model"]], row["step_1%"])
         loss = float(_lm.evaluate(model, rounded, windows, batch=SMALL.batch))
         assert abs(row["file_loss"] - loss) < 1e-5
-        assert row["entropy_1%"] * 0.98 < row["file_bits"] < row["entropy_1%"] * 1.1
+        # Classes of rows may take a few percent less than the entropy of all levels together.
+        assert row["entropy_1%"] * 0.95 < row["file_bits"] < row["entropy_1%"] * 1.1
         assert row["file_bytes"] < row["zstd_bytes"] < row["safetensors_bytes"] / 4
 
 
