@@ -30,8 +30,8 @@ def kernels(params: Any) -> Any:
     >>> kernels({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "norm": {"scale": jnp.ones((4, 3))}})
     {'bias': False, 'kernel': True, 'norm': {'scale': False}}
     """
-    found = _by_kind(params, _NO_KERNELS, least_axes=2)
-    return found if any(jax.tree.leaves(found)) else _by_kind(params, _NO_KERNELS, least_axes=0)
+    found = _by_kind(params, least_axes=2)
+    return found if any(jax.tree.leaves(found)) else _by_kind(params, least_axes=0)
 
 
 def floating(params: Any) -> Any:
@@ -47,12 +47,12 @@ def floating(params: Any) -> Any:
 _NO_KERNELS: tuple[names.Kind, ...] = ("buffer", "statistic", "bias", "scale", "special")
 
 
-def _by_kind(params: Any, excluded: tuple[names.Kind, ...], least_axes: int) -> Any:
-    """True for floating leaves of so many axes and more whose name is of no excluded kind."""
+def _by_kind(params: Any, least_axes: int) -> Any:
+    """True for floating leaves of so many axes and more whose names may be those of kernels."""
 
     def chosen(path: Any, leaf: Any) -> bool:
         if not trees.is_weight(leaf) or len(leaf.shape) < least_axes:
             return False
-        return names.kind_of(trees.leaf_name(path)) not in excluded
+        return names.kind_of(trees.leaf_name(path)) not in _NO_KERNELS
 
     return jax.tree_util.tree_map_with_path(chosen, params)

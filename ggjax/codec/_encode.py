@@ -32,9 +32,6 @@ DESCRIPTION = 30
 PARAMETER = 0.6
 """About the bytes in a file of each character of the parameters."""
 
-LANE_BITS = 64
-"""About what a lane takes besides the entropy of its tokens: its state, its count, the end of its words."""
-
 
 class Tokens(NamedTuple):
     """An array before its entropy code."""
@@ -102,8 +99,8 @@ def nbytes(t: Tokens) -> int:
     said = len(json.dumps(QUANTIZERS[t.meta.kind].stated(t.meta.params)))
     bits = 8 * (DESCRIPTION + PARAMETER * said + len(t.classes))
     for p in t.parts:
-        lanes = sum(_lanes.lanes(len(c)) for c in p.chunks)
-        bits += _tokens.entropy_bits(p.counts) + 8 * (len(p.raw) + 4 * len(p.exceptions)) + LANE_BITS * lanes
+        bits += _tokens.entropy_bits(p.counts) + 8 * (len(p.raw) + 4 * len(p.exceptions))
+        bits += sum(_lanes.overhead_bits(len(c)) for c in p.chunks)
         bits += _tokens.TABLE_ENTRY_BITS * np.count_nonzero(p.counts)
     return int(bits / 8)
 

@@ -76,7 +76,7 @@ def estimate(
         raise ValueError(f'output must be "logits" or "values", got {output!r}')
     flat = trees.flatten(params, mask)
     state = _state.init(params, max_dim=max_dim, batch_axis=batch_axis, split=split, mask=mask)
-    traced = [x for x, s in zip(flat.leaves, flat.selected, strict=True) if not s and is_array(x)]
+    traced = [x for x, s in zip(flat.leaves, flat.selected, strict=True) if not s and _is_array(x)]
     weights = flat.weights()
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -85,7 +85,7 @@ def estimate(
     ) -> Sensitivity:
         others = iter(rest)
         leaves = [
-            None if s else next(others) if is_array(x) else x
+            None if s else next(others) if _is_array(x) else x
             for x, s in zip(flat.leaves, flat.selected, strict=True)
         ]
         whole = flat._replace(leaves=leaves)
@@ -110,11 +110,11 @@ def estimate(
             progress(done)
     if not done:
         raise ValueError("batches is empty, expected at least one batch")
-    check_finite(state)
+    _check_finite(state)
     return state
 
 
-def is_array(x: Any) -> bool:
+def _is_array(x: Any) -> bool:
     return isinstance(x, (jax.Array, np.ndarray, np.generic))
 
 
@@ -166,7 +166,7 @@ def _number_of_groups(batch: Any, groups: int | None) -> int:
     return groups
 
 
-def check_finite(state: Sensitivity) -> None:
+def _check_finite(state: Sensitivity) -> None:
     """Raise ValueError naming a leaf whose gradients were not finite."""
     sums = jax.device_get({n: (f.rows.sum(), f.columns.sum()) for n, f in state.factors.items()})
     for name, values in sums.items():

@@ -55,4 +55,4 @@ def _is_tree_of_moments(x: Any) -> bool:
     """Whether this is a plain tree of floating arrays, and not an optimizer's state, which counts steps."""
     return not any(
         jnp.issubdtype(jnp.result_type(leaf), jnp.integer) for leaf in jax.tree.leaves(x)
-    ) and not isinstance(x, (optax.ScaleByAdamState, optax.ScaleByRmsState))
+    ) and not isinstance(x, optax.ScaleByRmsState)

@@ -37,8 +37,7 @@ def plan(f: Factors, examples: float, damping: float, which: slice) -> Plan:
       damping: what is added to the diagonal of a factor, relative to its mean.
     """
     b, m, n = f.view.sizes
-    rows, columns = f.rows[which].sum(0), f.columns[which].sum(0)
-    total = columns.sum(-1) if columns.ndim == 2 else jnp.trace(columns, axis1=1, axis2=2)
+    rows, columns, total = f.summed(which)
     rows, columns = (_normalised(x, total) for x in (rows, columns))
     ways = [_way(rows, columns, damping)]
     if columns.ndim == 3:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ggjax._internal import trees
-from ggjax.sensitivity._state import Factors, Sensitivity, _leaf_of
+from ggjax.sensitivity._state import Factors, Sensitivity, leaf_of
 
 
 class Prediction(NamedTuple):
@@ -43,7 +43,7 @@ def predict(before: Any, after: Any, state: Sensitivity, *, half: int | None = N
     examples = jnp.sum(state.examples[which])
     leaves = {}
     for name, f in state.factors.items():
-        old, new = (_leaf_of(g, name, f.view, what) for g, what in zip(given, ("before", "after"), strict=True))
+        old, new = (leaf_of(g, name, f.view, what) for g, what in zip(given, ("before", "after"), strict=True))
         change = trees.wide(new) - trees.wide(old)
         leaves[name] = rise(f, change, which) / examples
     return Prediction(sum(leaves.values(), jnp.zeros(())), leaves)
@@ -52,8 +52,7 @@ def predict(before: Any, after: Any, state: Sensitivity, *, half: int | None = N
 def rise(f: Factors, change: jax.Array, which: slice) -> jax.Array:
     """1/2 tr(E^T L E R) / tr(L), summed over the matrices of a leaf: the rise of the sum over all examples."""
     e = f.view.matrices(change.astype(jnp.float32))
-    rows, columns = f.rows[which].sum(0), f.columns[which].sum(0)
-    trace = columns.sum(-1) if columns.ndim == 2 else jnp.trace(columns, axis1=1, axis2=2)
+    rows, columns, trace = f.summed(which)
     left = rows @ e if rows.ndim == 3 else rows[:, :, None] * e
     right = e @ columns if columns.ndim == 3 else e * columns[:, None, :]
     # Divided before it is multiplied: the products of two factors may leave the range of float32.

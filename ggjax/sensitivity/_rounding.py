@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from ggjax import masks
 from ggjax._internal import trees
 from ggjax.sensitivity import _counting, _feedback, _plans
 from ggjax.sensitivity._predict import rise
-from ggjax.sensitivity._state import Sensitivity, _leaf_of
+from ggjax.sensitivity._state import Sensitivity, leaf_of
 from ggjax.sensitivity._views import View
 
 DAMPING = 0.1
@@ -41,16 +42,15 @@ class Levels:
     levels: jax.Array  # int32 (b, m, n): the leaf as b matrices of m rows and n columns
     row_steps: jax.Array  # int8 (b, m), in eighths of a power of two
     column_steps: jax.Array  # int8 (b, n)
-    step: (
-        jax.Array
-    )  # float32 (b,): the step of weight (i, j) is step 2^((row_steps_i + column_steps_j) / 8) ...
-    largest: jax.Array  # float32 (b,): ... or this, if that is less
+    step: jax.Array  # float32 (b,), the step of a weight whose row and column have 0
+    largest: jax.Array  # float32 (b,), no step is larger
     view: View = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
 
     @property
     def steps(self) -> jax.Array:
-        """The step of every weight, float32 (b, m, n)."""
+        """The step of every weight, float32 (b, m, n): step 2^((row_steps_i + column_steps_j) / 8), at most
+        largest."""
         return _plans.steps_of(self.row_steps, self.column_steps, self.step, self.largest)
 
     @property
@@ -115,7 +115,7 @@ def round_to(
     for name in chosen:
         if name not in state.factors:
             raise ValueError(f"leaf {name!r} is not in the sensitivity, which has {len(state.factors)} leaves")
-        _leaf_of(chosen, name, state.factors[name].view, "params")
+        leaf_of(chosen, name, state.factors[name].view, "params")
     examples = np.asarray(state.examples)
     if not examples.all():
         raise ValueError(
@@ -129,33 +129,35 @@ def round_to(
             for n, x in chosen.items()
         }
 
-    def planned(half: int | None) -> dict[str, _plans.Plan]:
-        which = slice(None) if half is None else slice(half, half + 1)
+    def planned(which: slice) -> dict[str, _plans.Plan]:
         share = float(examples[which].sum())
         return {n: _plans.plan(state.factors[n], share, damping, which) for n in chosen}
 
-    def judged(levels: dict[str, Levels], half: int) -> float:
-        which = slice(half, half + 1)
+    def rise_at(constant: float) -> float:
+        which = slice(1, 2)  # the half that these steps and levels were not fitted to
         rises = [
             rise(state.factors[n], trees.wide(q.values) - trees.wide(chosen[n]), which)
-            for n, q in levels.items()
+            for n, q in rounded(constant, first).items()
         ]
-        return float(sum(rises)) / float(examples[half])
+        return float(sum(rises)) / float(examples[1])
 
-    plans, first = planned(None), planned(0)
+    def bits_at(constant: float) -> float:
+        return _counting.bits_of(rounded(constant, plans)) / number
+
+    plans, first = planned(slice(None)), planned(slice(0, 1))
     if bits is not None:
         start = 2.0 ** (1 - asked) * _typical(chosen, plans)
-        constant = _search(
-            lambda k: _counting.bits_of(rounded(k, plans)) / number, start, asked, slope=-1.0, name=what
-        )
+        constant, taken = _search(bits_at, start, asked, slope=-1.0, name=what)
+        predicted = rise_at(constant)
     else:
         start = math.sqrt(24 * asked / number)  # every weight adds step^2 / 24 at high rates
-        constant = _search(lambda k: judged(rounded(k, first), 1), start, asked, slope=2.0, name=what)
+        constant, predicted = _search(rise_at, start, asked, slope=2.0, name=what)
+        taken = bits_at(constant)
     levels = rounded(constant, plans)
     new = flat.replace(
         levels[n].values if n in levels else x for n, x in zip(flat.weight_names(), flat.weights(), strict=True)
     )
-    return Rounded(new, levels, _counting.bits_of(levels) / number, judged(rounded(constant, first), 1))
+    return Rounded(new, levels, taken, predicted)
 
 
 def _typical(chosen: dict[str, Any], plans: dict[str, _plans.Plan]) -> float:
@@ -167,9 +169,13 @@ def _typical(chosen: dict[str, Any], plans: dict[str, _plans.Plan]) -> float:
     return 2.0 ** (sum(logs) / sum(x.size for x in chosen.values()))
 
 
-def _search(f: Any, start: float, asked: float, *, slope: float, name: str) -> float:
-    """The constant at which f is what is asked, by steps in the logarithms; f is about a power of it (rise), or
-    falls by one with every doubling (bits)."""
+def _search(
+    f: Callable[[float], float], start: float, asked: float, *, slope: float, name: str
+) -> tuple[float, float]:
+    """(the constant at which f is what is asked, f there), by steps in the logarithms.
+
+    f is about a power of the constant (the rise), or falls by one with every doubling of it (bits).
+    """
     low = high = None  # constants known to give too little rise (too many bits), and too much
     constant, best = start, (math.inf, start, 0.0)
     for _ in range(TRIES):
@@ -178,7 +184,7 @@ def _search(f: Any, start: float, asked: float, *, slope: float, name: str) -> f
         if abs(miss) < best[0]:
             best = (abs(miss), constant, value)
         if abs(value / asked - 1) <= TOLERANCE:
-            return constant
+            return constant, value
         too_coarse = miss * slope > 0
         low, high = (low, constant) if too_coarse else (constant, high)
         move = 2.0 ** max(min(-miss / slope, 4), -4)
@@ -187,7 +193,7 @@ def _search(f: Any, start: float, asked: float, *, slope: float, name: str) -> f
             constant = math.sqrt(low * high)
     if best[0] > NEAR:
         raise ValueError(f"{name}={asked!r} cannot be reached: the nearest is {best[2]:.4g}")
-    return best[1]
+    return best[1], best[2]
 
 
 @functools.partial(jax.jit, static_argnames=("view", "along_rows"))

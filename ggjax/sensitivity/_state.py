@@ -32,6 +32,12 @@ class Factors:
     columns: jax.Array
     view: View = dataclasses.field(metadata={"static": True})
 
+    def summed(self, which: slice) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(rows, columns, their trace (b,)): the sums over some of the halves."""
+        rows, columns = self.rows[which].sum(0), self.columns[which].sum(0)
+        full = columns.ndim == 3
+        return rows, columns, jnp.trace(columns, axis1=1, axis2=2) if full else columns.sum(-1)
+
 
 class Sensitivity(NamedTuple):
     """What is known of the weights of a tree: a pytree, by the names of its leaves."""
@@ -109,7 +115,7 @@ def update(state: Sensitivity, grads: Any, examples: jax.typing.ArrayLike = 1) -
     half = state.updates % HALVES
     factors = {}
     for name, f in state.factors.items():
-        g = _leaf_of(given, name, f.view, "grads")
+        g = leaf_of(given, name, f.view, "grads")
         if min(f.view.sizes):
             rows = mesh.reduce(functools.partial(_product, f, rows=True), g)
             columns = mesh.reduce(functools.partial(_product, f, rows=False), g)
@@ -120,7 +126,7 @@ def update(state: Sensitivity, grads: Any, examples: jax.typing.ArrayLike = 1) -
     )
 
 
-def _leaf_of(given: dict[str, Any], name: str, view: View, what: str) -> jax.Array:
+def leaf_of(given: dict[str, Any], name: str, view: View, what: str) -> jax.Array:
     """The leaf of a name, checked against the view of it."""
     if name not in given:
         raise ValueError(f"leaf {name!r} is not in {what}, which has {len(given)} leaves")

@@ -193,10 +193,11 @@ def backslash(
         thetas, us = packing.pack(weights), packing.pack(steps.weights())
         how = {"packing": packing, "axes": axes, "per_leaf": per_leaf}
         where = np.flatnonzero(flat.selected)  # of the vectors in the state, one entry for every leaf
-        old = _law.Law(*(x[where] if x.ndim else x for x in (state.shape_in_use, state.bits, state.fitted)))
         if at_every_update:
             law = _law.fit(thetas, gg_shape, **how)
         else:
+            fields = (state.shape_in_use, state.bits, state.fitted)
+            old = _law.Law(*(x[where] if x.ndim else x for x in fields))
             law = _law.fit_if_due(old, state.count, estimate_every, thetas, gg_shape, **how)
 
         weight, rate = weight_and_rate(state.count, _law.size(law.fitted, packing.shapes, axes))

@@ -120,11 +120,17 @@ def _rounded(
 def _surveyed(file: File, names: list[str], rounded: dict[str, bool]) -> list[Leaf]:
     """What is known of tensors of a file, a few read at a time."""
     out: list[Leaf] = []
-    sizes = [(n, math.prod(file.header.entries[n].shape)) for n in names]
-    for group in _compress.index_groups(sizes, GROUP):
-        some = [(n, _safetensors.read_array(file, n), rounded[n]) for n in group]
+    for arrays in _read(file, names):
+        some = [(n, x, rounded[n]) for n, x in arrays.items()]
         out += _compress.surveyed(some, lossless=True, leaves_in_all=len(rounded))
     return out
+
+
+def _read(file: File, names: list[str]) -> Iterator[dict[str, Any]]:
+    """The tensors of these names, a few at a time."""
+    sizes = [(n, math.prod(file.header.entries[n].shape)) for n in names]
+    for group in _compress.index_groups(sizes, GROUP):
+        yield {n: _safetensors.read_array(file, n) for n in group}
 
 
 def _coded(
@@ -136,16 +142,14 @@ def _coded(
 ) -> Iterator[tuple[str, Any]]:
     """(name, tensor, coded where it is worth it) of a file, a few read at a time; their bits are noted."""
     known: list[np.ndarray] = []
-    sizes = [(n, math.prod(file.header.entries[n].shape)) for n in tensors]
-    for group in _compress.index_groups(sizes, GROUP):
-        arrays = {n: _safetensors.read_array(file, n) for n in group}
+    for arrays in _read(file, tensors):
         nbytes = {n: x.nbytes for n, x in arrays.items()}
         names = [n for n in arrays if n in options]
         how = [options[n] for n in names]
         coded = _compress.code(names, [arrays.pop(n) for n in names], how, known)
         arrays.update(zip(names, coded, strict=True))
         bits |= {n: 8.0 * arrays[n].nbytes for n in names}
-        for n in group:
+        for n in nbytes:
             yield n, arrays.pop(n)
             progress(n, nbytes[n])
 

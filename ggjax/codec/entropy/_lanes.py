@@ -13,6 +13,15 @@ CHUNK = LANES * STEPS
 """Tokens in a chunk; only the last chunk of a part has fewer."""
 
 
+LANE_BITS = 64
+"""About what a lane takes besides the entropy of its tokens: its state, its count, the end of its words."""
+
+
+def overhead_bits(size: int) -> int:
+    """About what the lanes of so many tokens take besides the entropy of these."""
+    return LANE_BITS * -(-size // STEPS)
+
+
 def chunk_sizes(size: int) -> list[int]:
     """The tokens of every chunk of a part of so many."""
     full, rest = divmod(size, CHUNK)

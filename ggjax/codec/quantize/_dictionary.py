@@ -10,11 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ggjax.codec.quantize._quantizer import Prepared, Quantizer, only
-
-DTYPES = (
-    "float32", "bfloat16", "float16", "float64", "float8_e4m3fn", "float8_e5m2", "int8", "uint8",
-)  # fmt: skip
+from ggjax.codec.quantize._quantizer import FLOATS, Prepared, Quantizer, only
+from ggjax.codec.quantize._summary import spread_out
 
 MOST = 255
 """Distinct values at most, so that each is a token of its own."""
@@ -48,7 +45,7 @@ def _prepare(
 
 def _distinct(bits: np.ndarray) -> np.ndarray | None:
     """The values that occur, sorted; None for too many."""
-    values = np.unique(bits[:: max(len(bits) // _SAMPLE, 1) | 1])  # of most arrays, too many already
+    values = np.unique(spread_out(bits, _SAMPLE))  # of most arrays, too many already
     for i in range(0, len(bits), _PIECE):
         if len(values) > MOST:
             return None
@@ -84,13 +81,12 @@ def _read(stated: dict[str, Any], dtype: str) -> Dictionary:
 
 
 QUANTIZER = Quantizer(
-    dtypes=DTYPES,
+    dtypes=(*FLOATS, "int8", "uint8"),
     signed=False,
     has_step=False,
     is_finite=False,
     prepare=_prepare,
     keys_of=lambda index, settings, zeros: index.astype(np.uint32),
-    arguments=lambda params: (),
     values_of=lambda key, dtype, arguments, zeros: key.astype(np.uint8),
     keys=lambda params, dtype, zeros: len(params.values),
     stated=lambda params: {"values": list(params.values)},

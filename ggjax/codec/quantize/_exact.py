@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax.codec.entropy import _tokens
+from ggjax.codec.entropy import _lanes, _tokens
 from ggjax.codec.quantize import _lossless, _uniform
-from ggjax.codec.quantize._rates import LANE_BITS, LANE_SIZE, bits_of, sort
-from ggjax.codec.quantize._summary import PIECE, sample
+from ggjax.codec.quantize._rates import bits_of, sort
+from ggjax.codec.quantize._summary import PIECE, sample, spread_out
 
 FEW = 1024
 """More distinct values than these are not looked through for a common step."""
@@ -37,12 +37,12 @@ def cheapest(blocks: Sequence[np.ndarray], *, steps: bool) -> Exact:
     """
     x = next((x for x in blocks if x.size), np.zeros(1, np.float32))
     best = Exact(8.0 * x.dtype.itemsize, None)
-    some = _some(x)
+    some = spread_out(x, SAMPLE)
     size = sum(y.size for y in blocks)
     if str(x.dtype) in _lossless.QUANTIZER.dtypes:
         zeros = _lossless.QUANTIZER.zeros_of(some[None])[0]
         keys = _lossless.QUANTIZER.keys_of(some, (), np.uint32(zeros))
-        bits = _tokens.choose_bins(keys, size, signed=False)[1] + LANE_BITS * -(-size // LANE_SIZE) / size
+        bits = _tokens.choose_bins(keys, size, signed=False)[1] + _lanes.overhead_bits(size) / size
         best = min(best, Exact(bits, "lossless"), key=lambda e: e.bits)
     step = common_step(blocks) if steps else None
     if step is not None:
@@ -57,7 +57,7 @@ def common_step(blocks: Sequence[np.ndarray]) -> float | None:
     None if there is none, or if they have more than ``FEW`` distinct values.
     """
     x = next((x for x in blocks if x.size), np.zeros(1, np.float32))
-    values = np.unique(np.abs(np.concatenate([_some(y).astype(np.float64) for y in blocks])))
+    values = np.unique(np.abs(np.concatenate([sample(y, SAMPLE) for y in blocks])))
     if len(values) > FEW:
         return None
     values = values[values > 0]
@@ -94,8 +94,3 @@ def _all_multiples(blocks: Sequence[np.ndarray], step: np.float32, dtype: np.dty
             if not (np.abs(level) < 2**24).all() or ((level * step).astype(dtype) != piece.astype(dtype)).any():
                 return False
     return True
-
-
-def _some(x: np.ndarray) -> np.ndarray:
-    flat = np.ascontiguousarray(x.reshape(-1))
-    return flat[:: max(len(flat) // SAMPLE, 1) | 1][:SAMPLE]

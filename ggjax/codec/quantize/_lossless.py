@@ -67,7 +67,6 @@ QUANTIZER = Quantizer(
     is_finite=False,
     prepare=lambda x, step, dead_zone, centroids: Prepared(x, Lossless(), ()),
     keys_of=_keys_of,
-    arguments=lambda params: (),
     values_of=_values_of,
     keys=lambda params, dtype, zeros: 1 << (_width(dtype) - zeros),
     stated=lambda params: {},

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+FLOATS = ("float32", "bfloat16", "float16", "float64", "float8_e4m3fn", "float8_e5m2")
+"""The floating dtypes that weights are kept in."""
+
 
 class Prepared(NamedTuple):
     """An array that is ready to be quantized."""
@@ -39,8 +42,6 @@ class Quantizer(NamedTuple):
     cannot take."""
     keys_of: Callable[[Any, tuple[Any, ...], Any], Any]
     """(prepared array or a piece of it, settings, zeros): the keys, uint32 of the same shape."""
-    arguments: Callable[[Any], tuple[np.ndarray, ...]]
-    """(params): the numbers that ``values_of`` takes."""
     values_of: Callable[[Any, str, tuple[Any, ...], Any], Any]
     """(keys, dtype, arguments, zeros): what the keys stand for, in the dtype of ``held``."""
     keys: Callable[[Any, str, int], int]
@@ -49,6 +50,8 @@ class Quantizer(NamedTuple):
     """(params): the params as JSON has them in a file."""
     read: Callable[[dict[str, Any], str], Any]
     """(what ``stated`` gave, or anything else; dtype): the params. ValueError says what is wrong with them."""
+    arguments: Callable[[Any], tuple[np.ndarray, ...]] = lambda params: ()
+    """(params): the numbers that ``values_of`` takes."""
     held: Callable[[str], str] = lambda dtype: dtype
     """(dtype of weights): the dtype of their values until the array is whole. A NaN is safe as bits only: a
     device may widen a 16-bit type and back."""

@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ggjax.codec.entropy import _lanes
 from ggjax.codec.entropy._tokens import BINS, ESCAPE_BITS, TABLE_ENTRY_BITS
-
-LANE_BITS, LANE_SIZE = 64, 8192
-"""About what a lane takes besides the entropy of its tokens, and the most tokens that it has."""
 
 MOST_BINS = 1 << 12
 """Finer levels than these are counted several together."""
@@ -51,7 +49,7 @@ def bits_of(s: Sorted, step: float, dead_zone: float) -> float:
     bits = -(p * np.log2(p)).sum() + shift + ESCAPE_BITS * outside / n + TABLE_ENTRY_BITS * len(p) / s.size
     if n < s.size:
         bits += (len(p) - 1) / (2 * np.log(2) * n)  # what the entropy of a sample is too low by (Miller, Madow)
-    return float(bits + LANE_BITS * -(-s.size // LANE_SIZE) / s.size)
+    return float(bits + _lanes.overhead_bits(s.size) / s.size)
 
 
 def noise_of(s: Sorted, step: float, dead_zone: float, centroids: bool) -> float:

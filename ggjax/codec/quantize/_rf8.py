@@ -14,9 +14,7 @@ import numpy as np
 
 from ggjax import rf8
 from ggjax.codec._host import bucket, namespace_of, outside_trace, padded
-from ggjax.codec.quantize._quantizer import Prepared, Quantizer, only
-
-DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e4m3fn", "float8_e5m2")
+from ggjax.codec.quantize._quantizer import FLOATS, Prepared, Quantizer, only
 
 LOWEST, HIGHEST = -125, 113
 """The exponents that arrays can have."""
@@ -82,13 +80,12 @@ def _read(stated: dict[str, Any], dtype: str) -> RF8:
 
 
 QUANTIZER = Quantizer(
-    dtypes=DTYPES,
+    dtypes=FLOATS,
     signed=False,
     has_step=False,
     is_finite=True,
     prepare=_prepare,
     keys_of=_keys_of,
-    arguments=lambda params: (),
     values_of=_values_of,
     keys=lambda params, dtype, zeros: 255,
     stated=lambda params: params._asdict(),

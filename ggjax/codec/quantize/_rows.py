@@ -15,6 +15,7 @@ import numpy as np
 
 from ggjax.codec.entropy import _tokens
 from ggjax.codec.quantize._quantizer import Prepared, Quantizer
+from ggjax.codec.quantize._summary import spread_out
 
 CLASSES = (4, 8)
 MAX_CLASSES = 256
@@ -116,6 +117,4 @@ def sample_keys(
     x: np.ndarray, quantizer: Quantizer, settings: tuple[Any, ...], zeros: int, size: int = 1 << 15
 ) -> np.ndarray:
     """Keys of at most ``size`` weights, evenly spread, on the host."""
-    flat = x.reshape(-1)
-    flat = flat[:: max(len(flat) // size, 1) | 1][:size]
-    return quantizer.keys_of(flat, settings, np.uint32(zeros))
+    return quantizer.keys_of(spread_out(x, size), settings, np.uint32(zeros))

@@ -67,9 +67,14 @@ def summary_of_all(blocks: list[np.ndarray], size: int = 1 << 14) -> Summary:
 
 def sample(x: np.ndarray, size: int = SAMPLE) -> np.ndarray:
     """Up to ``size`` weights of an array, evenly spread, as float64."""
+    return spread_out(x, size).astype(np.float64)
+
+
+def spread_out(x: np.ndarray, size: int) -> np.ndarray:
+    """Up to ``size`` elements of an array, evenly spread, as a vector."""
     flat = x.reshape(-1)
     stride = max(len(flat) // size, 1) | 1  # odd, so that it does not keep to a few columns
-    return flat[::stride][:size].astype(np.float64)
+    return flat[::stride][:size]
 
 
 def _wide(blocks: Sequence[np.ndarray]) -> Iterator[np.ndarray]:

@@ -11,9 +11,7 @@ import numpy as np
 from jax import lax
 
 from ggjax.codec._host import namespace_of
-from ggjax.codec.quantize._quantizer import Prepared, Quantizer, only
-
-DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e4m3fn", "float8_e5m2")
+from ggjax.codec.quantize._quantizer import FLOATS, Prepared, Quantizer, only
 
 SMALLEST, LARGEST = 2.0**-120, 2.0**100
 """The range of a step: where float32 keeps all its digits, in the step and in what is computed with it."""
@@ -88,7 +86,7 @@ def _read(stated: dict[str, Any], dtype: str) -> Uniform:
 
 
 QUANTIZER = Quantizer(
-    dtypes=DTYPES,
+    dtypes=FLOATS,
     signed=True,
     has_step=True,
     is_finite=True,
