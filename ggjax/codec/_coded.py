@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ggjax.codec.entropy import _models, _tokens
+from ggjax.codec._grid import Grid
+from ggjax.codec.entropy import _models, _side, _tokens
 from ggjax.codec.entropy._coders import CODERS
 
 
@@ -36,6 +37,7 @@ class Meta(NamedTuple):
     parts: tuple[Part, ...]
     axis: int | None = None  # 0 or -1: which axis the row classes count
     coder: str = "rans"  # or "zstd"
+    grid: Grid | None = None  # in place of the axis, where columns have classes too
 
     @property
     def size(self) -> int:
@@ -45,6 +47,16 @@ class Meta(NamedTuple):
     def step(self) -> float:
         """The step, 0 for a quantizer that has none."""
         return getattr(self.params, "step", 0.0)
+
+    @property
+    def side(self) -> int:
+        """How many steps of rows and columns it has."""
+        return getattr(self.params, "side", 0)
+
+    @property
+    def row_steps(self) -> int:
+        """How many of these are steps of rows: they come first."""
+        return len(self.params.limits) * self.params.rows if self.side else 0
 
     @property
     def rows(self) -> int:
@@ -65,6 +77,7 @@ STREAMS = {
     "exceptions": np.uint32,
     "tables": np.uint16,
     "classes": np.uint8,
+    "steps": np.int8,
 }
 """The streams of a coded array and their dtypes (with coder "rans")."""
 
@@ -84,7 +97,9 @@ class Coded:
     - raw: uint8, the raw bits of all chunks
     - exceptions: uint32, the keys outside the windows, in order
     - tables: uint16 (tables, 256), frequencies that sum to 2^14 ("zstd": no tables)
-    - classes: uint8, the class of each row of the array, packed in ``meta.class_bits`` bits; empty for one part
+    - classes: uint8, the class of each row of the array, packed in ``meta.class_bits`` bits; empty for one
+      part; with a grid the classes of rows, then those of columns
+    - steps: int8, the steps of rows and columns in eighths of an octave, where each has its own
     """
 
     words: Any
@@ -94,11 +109,12 @@ class Coded:
     exceptions: Any
     tables: Any
     classes: Any
+    steps: Any
     meta: Meta
 
     @property
     def streams(self) -> tuple[Any, ...]:
-        """The seven streams, in order."""
+        """The streams, in order."""
         return tuple(getattr(self, name) for name in STREAMS)
 
     @property
@@ -119,7 +135,7 @@ class Coded:
     @property
     def nbytes(self) -> int:
         """The bytes that the streams and the tables take in a file, without the metadata of the file."""
-        return self.stream_bytes + sum(len(_models.pack(t)) for t in np.asarray(self.tables))
+        return self.stream_bytes + sum(_models.packed_size(t) for t in np.asarray(self.tables))
 
     @property
     def stream_bytes(self) -> int:
@@ -127,7 +143,7 @@ class Coded:
         streams = [self.words, self.states, self.raw, self.exceptions, self.classes]
         if CODERS[self.meta.coder].has_tables:  # otherwise the table of chunks in the metadata has the counts
             streams.append(self.counts)
-        return sum(s.nbytes for s in streams)
+        return sum(s.nbytes for s in streams) + len(_side.pack(self.steps, self.meta.row_steps))
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """The streams that are not empty, for JAX."""

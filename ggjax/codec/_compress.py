@@ -9,7 +9,7 @@ import numpy as np
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.codec import _encode, _options
+from ggjax.codec import _calibrated, _encode, _options
 from ggjax.codec._compressed import Blocks, Compressed
 from ggjax.codec._host import in_parallel, outside_trace
 from ggjax.codec._meet import Taken, meet
@@ -17,7 +17,8 @@ from ggjax.codec._options import Options, Per, is_of_all, kept
 from ggjax.codec._shards import frame_of, host_blocks_of
 from ggjax.codec._survey import Leaf, survey
 from ggjax.codec.quantize import _steps
-from ggjax.codec.quantize._quantizers import is_codable
+from ggjax.codec.quantize._quantizers import QUANTIZERS, is_codable
+from ggjax.sensitivity import Sensitivity
 
 GROUP = 1 << 24
 """Arrays are coded together up to so many weights, which bounds the memory."""
@@ -37,6 +38,8 @@ def compress(
     coder: str = "rans",
     per: Per = "tree",
     mask: trees.Mask | Literal["kernels"] = "kernels",
+    loss_rise: float | None = None,
+    sensitivity: Sensitivity | None = None,
 ) -> Compressed:
     """Entropy-code the weights of a tree.
 
@@ -78,12 +81,18 @@ def compress(
       mask: the leaves to code as asked: "kernels", those that ``ggjax.masks.kernels`` selects, the other
         floating ones losslessly; or a tree of bools, a prefix of one or a function from params to one, the
         others as they are; None for all floating leaves.
+      loss_rise: in place of those six, with a ``sensitivity``: round so that the loss rises by about this much,
+        in nats per example as the sensitivity counts them, by its quadratic model.
+      sensitivity: what a change of each weight costs, as ``ggjax.sensitivity.estimate`` gives it for these
+        weights. With it and ``bits`` or ``loss_rise``, every row and column has a step of its own, and the
+        error of each weight is made good by those that come after it (``sensitivity.round_to``).
 
     Returns:
       A ``Compressed`` tree; its ``nbytes`` and ``bits`` tell what it takes.
 
     Raises:
-      ValueError: none or several of the six, one that is not positive, a bad dead_zone or coder, a mask that
+      ValueError: none or several of the six, one that is not positive, a leaf to be rounded that the
+        sensitivity does not cover, a bad dead_zone or coder, a mask that
         does not fit, a NaN or infinite weight to be rounded, weights beyond 2^31 steps, bits that cannot be met
         however coarse the step, a traced leaf.
       ImportError: coder "zstd" without the library.
@@ -95,7 +104,7 @@ def compress(
     >>> bool(jnp.abs(decompress(small)["w"] - w).max() <= 0.125), small.nbytes < w.nbytes / 8
     (True, True)
     """
-    given = _options.checked(
+    asked: dict[str, Any] = dict(
         step=step,
         bits=bits,
         snr_db=snr_db,
@@ -107,6 +116,10 @@ def compress(
         coder=coder,
         per=per,
     )
+    if sensitivity is None and loss_rise is None:
+        given = _options.checked(**asked)
+    else:
+        given = _options.calibrated(**asked, loss_rise=loss_rise, sensitivity=sensitivity)
     flat, rounded = _chosen(params, given, mask)
     names, leaves = flat.weight_names(), flat.weights()
     for name, leaf in zip(names, leaves, strict=True):
@@ -114,6 +127,8 @@ def compress(
             raise ValueError(
                 f"leaf {name!r}: compress needs the weights themselves, got {leaf}: call it outside jit"
             )
+    if sensitivity is not None:
+        return Compressed(flat.replace(_calibrated_to(names, leaves, rounded, given, sensitivity)))
     if not is_of_all(given):
         options = [given if it_is else kept(given) for it_is in rounded]
         return Compressed(flat.replace(_coded(names, leaves, options)))
@@ -133,6 +148,27 @@ def compress(
 
     meet(known, given, code_all)
     return Compressed(flat.replace(out))
+
+
+def _calibrated_to(
+    names: list[str], leaves: list[Any], rounded: list[bool], given: Options, state: Sensitivity
+) -> list[Any]:
+    """Leaves in their coded form, those that are to be rounded by the sensitivity."""
+    chosen = {
+        n: x
+        for n, x, it_is in zip(names, leaves, rounded, strict=True)
+        if it_is and str(x.dtype) in QUANTIZERS["scaled"].dtypes and x.size >= _calibrated.MIN_SIZE
+    }
+    rest = [n not in chosen for n in names]
+    out = dict(zip(names, _coded(names, leaves, [kept(given) if r else None for r in rest]), strict=True))
+    if chosen and given.loss_rise is not None:
+        out |= _calibrated.at_loss(chosen, state, given.loss_rise, given.coder)
+    elif chosen:
+        assert given.want.bits is not None
+        room = given.want.bits * sum(x.size for x in leaves)
+        room -= sum(8.0 * out[n].nbytes for n, r in zip(names, rest, strict=True) if r)
+        out |= _calibrated.in_bits(chosen, state, room, given.coder)
+    return [out[n] for n in names]
 
 
 def surveyed(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ggjax.codec import _grid
 from ggjax.codec._coded import Coded, Meta, Part
 from ggjax.codec._host import FEW, bucket, namespace_of, outside_trace, padded
 from ggjax.codec._layout import codes_of, layout_of
@@ -40,9 +41,10 @@ def arrays(coded: Sequence[Coded], wheres: Sequence[str] | None = None) -> list[
         return [_array(c, tokens[c.meta.coder], where) for c, where in zip(hosts, wheres, strict=True)]
 
 
-def weights_of(meta: Meta, values: np.ndarray) -> np.ndarray:
-    """The weights of the values of a whole array."""
-    return QUANTIZERS[meta.kind].weights_of(values, meta.params, meta.dtype)
+def weights_of(c: Coded, values: Any) -> Any:
+    """The weights of the values of a whole array. NumPy or JAX."""
+    meta = c.meta
+    return QUANTIZERS[meta.kind].weights_of(values, meta.params, meta.dtype, c.steps)
 
 
 def check(c: Coded, where: str) -> None:
@@ -67,10 +69,11 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
     meta, layout = c.meta, layout_of(c.meta)
     quantizer = QUANTIZERS[meta.kind]
     dtype = np.dtype(jnp.dtype(quantizer.held(meta.dtype)))
-    out = np.empty(meta.shape, dtype)
+    out = np.empty(() if meta.grid else meta.shape, dtype)
     classes = row_classes(meta, c.classes)
+    pieces = []  # of the parts of a grid
     for k, (p, chunks) in enumerate(zip(meta.parts, layout.parts, strict=True)):
-        flat = out.reshape(-1) if meta.axis is None else np.empty(p.size, dtype)
+        flat = out.reshape(-1) if meta.axis is None and meta.grid is None else np.empty(p.size, dtype)
         exceptions, used = c.exceptions[layout.exceptions[k]], 0
         for i in range(0, len(chunks), _GROUP):
             some = chunks[i : i + _GROUP]
@@ -90,13 +93,23 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
             flat[some[0].start : some[0].start + len(x)] = x
         if used != p.exceptions:
             raise Damaged(f"{where}: part {k} has {used} exceptions, its meta states {p.exceptions}")
+        pieces.append(flat)
         if meta.axis is not None:
             rows = classes == k
             matrix = _rows.matrix(out, meta.axis)
             if int(rows.sum()) * matrix.shape[1] != p.size:
                 raise Damaged(f"{where}: part {k} has {p.size} weights, but {int(rows.sum())} rows")
             matrix[rows] = flat.reshape(-1, matrix.shape[1])
-    return out
+    return _of_grid(c, meta.grid, pieces, where) if meta.grid else out
+
+
+def _of_grid(c: Coded, grid: _grid.Grid, pieces: list[np.ndarray], where: str) -> np.ndarray:
+    rows, columns = _grid.unpack(grid, c.classes)
+    for what, classes, counts in (("row", rows, grid.rows), ("column", columns, grid.columns)):
+        found = np.bincount(classes, minlength=len(counts)).tolist()
+        if found != list(counts):
+            raise Damaged(f"{where}: its {what} classes have {found} members, its meta states {list(counts)}")
+    return _grid.joined(grid, rows, columns, pieces)
 
 
 def row_classes(meta: Meta, data: Any) -> Any:

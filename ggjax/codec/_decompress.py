@@ -56,12 +56,13 @@ def _on_device(c: Coded, values: Any, keep_rf8: bool) -> Any:
     """A decoded array as the caller wants it, of the values that its quantizer holds."""
     meta, quantizer = c.meta, QUANTIZERS[c.meta.kind]
     if isinstance(values, jax.core.Tracer):
-        make = quantizer.wrapped if keep_rf8 and quantizer.wrapped else quantizer.weights_of
-        return make(values, meta.params, meta.dtype)
+        if keep_rf8 and quantizer.wrapped:
+            return quantizer.wrapped(values, meta.params, meta.dtype)
+        return _decode.weights_of(c, values)
     with outside_trace():
         if keep_rf8 and quantizer.wrapped:
             return quantizer.wrapped(values, meta.params, meta.dtype)
-        return jax.device_put(_decode.weights_of(meta, values))  # jnp.asarray would compile for every shape
+        return jax.device_put(_decode.weights_of(c, values))  # jnp.asarray would compile for every shape
 
 
 def _assembled(x: Blocks, keep_rf8: bool) -> Any:

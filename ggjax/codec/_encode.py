@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ggjax.codec import _grid
 from ggjax.codec._coded import Coded, Meta, Part
 from ggjax.codec._host import FEW, bucket, concatenated, padded
-from ggjax.codec.entropy import _lanes, _models, _planes, _tokens
+from ggjax.codec.entropy import _lanes, _models, _planes, _side, _tokens
 from ggjax.codec.entropy._coders import CODERS
 from ggjax.codec.entropy._lanes import CHUNK
-from ggjax.codec.quantize import _rows
+from ggjax.codec.quantize import _crossings, _rows
 from ggjax.codec.quantize._quantizers import QUANTIZERS, choices
+from ggjax.codec.quantize._scaled import Scaled
+from ggjax.codec.quantize._summary import spread_out
 
 _GROUP = 4
 """Chunks that are turned into tokens at a time, at most."""
@@ -39,6 +42,7 @@ class Tokens(NamedTuple):
     meta: Meta  # the tables of its parts are not chosen yet
     parts: list["PartTokens"]
     classes: np.ndarray
+    steps: np.ndarray = np.zeros(0, np.int8)
 
 
 class PartTokens(NamedTuple):
@@ -84,6 +88,28 @@ def tokens_of(
     return Tokens(meta, tokens, _pack_classes(rows.classes, meta.class_bits))
 
 
+def tokens_of_levels(levels: np.ndarray, steps: np.ndarray, params: Scaled, dtype: str) -> Tokens:
+    """The tokens of levels whose rows and columns have steps.
+
+    Args:
+      levels: int32 (b, m, n).
+      steps: of the rows of all matrices, then of their columns, int8 (b m + b n,).
+      params: of the quantizer.
+      dtype: of the weights.
+    """
+    matrix = levels.reshape(-1, levels.shape[2])
+    chosen = _crossings.plan(matrix)
+    grid = _grid.of_classes(chosen.rows, chosen.columns, chosen.parts)
+    parts, tokens = [], []
+    for flat in _grid.cut(grid, chosen.rows, chosen.columns, matrix):
+        sample = spread_out(flat, 1 << 15).view(np.uint32)
+        bins, _ = _tokens.choose_bins(sample, len(flat), signed=True)
+        tokens.append(_tokenize(flat, bins, "scaled", (), 0))
+        parts.append(Part(len(flat), *bins, 0, 0, len(tokens[-1].exceptions)))
+    meta = Meta(params.shape, dtype, "scaled", params, tuple(parts), grid=grid)
+    return Tokens(meta, tokens, _grid.pack(grid, chosen.rows, chosen.columns), steps)
+
+
 def shortest_tokens(x: np.ndarray, kind: str, *args: Any) -> Tokens | None:
     """``tokens_of`` by the quantizer that makes the least of an array, of those that keep the same of it.
 
@@ -97,7 +123,8 @@ def shortest_tokens(x: np.ndarray, kind: str, *args: Any) -> Tokens | None:
 def nbytes(t: Tokens) -> int:
     """About what an array takes in a file, its description too; seldom more than 0.3 % too little."""
     said = len(json.dumps(QUANTIZERS[t.meta.kind].stated(t.meta.params)))
-    bits = 8 * (DESCRIPTION + PARAMETER * said + len(t.classes))
+    steps = len(_side.pack(t.steps, t.meta.row_steps))
+    bits = 8 * (DESCRIPTION + PARAMETER * said + len(t.classes) + steps)
     for p in t.parts:
         bits += _tokens.entropy_bits(p.counts) + 8 * (len(p.raw) + 4 * len(p.exceptions))
         bits += sum(_lanes.overhead_bits(len(c)) for c in p.chunks)
@@ -265,5 +292,5 @@ def finish(arrays: Sequence[Tokens], known: list[np.ndarray], coder: str) -> lis
         words, states, counts = (np.concatenate(x) for x in zip(*own, strict=True))
         raw = concatenated([p.raw for p in t.parts], np.uint8)
         exceptions = np.concatenate([p.exceptions for p in t.parts])
-        out.append(Coded(words, states, counts, raw, exceptions, tables, t.classes, meta))
+        out.append(Coded(words, states, counts, raw, exceptions, tables, t.classes, t.steps, meta))
     return out

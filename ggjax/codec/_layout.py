@@ -31,6 +31,7 @@ class Layout(NamedTuple):
     parts: tuple[tuple[Piece, ...], ...]  # the chunks of every part
     exceptions: tuple[slice, ...]  # those of every part
     classes: int  # bytes
+    steps: int
 
     @property
     def chunks(self) -> list[Piece]:
@@ -47,6 +48,7 @@ class Layout(NamedTuple):
             "raw": last.raw.stop,
             "exceptions": self.exceptions[-1].stop,
             "classes": self.classes,
+            "steps": self.steps,
         }
 
 
@@ -56,8 +58,9 @@ def number_of_chunks(meta: Meta) -> int:
 
 
 def side_lengths(meta: Meta) -> tuple[int, int]:
-    """(bytes of the row classes, number of exceptions)."""
-    return _planes.nbytes(meta.rows, meta.class_bits), sum(p.exceptions for p in meta.parts)
+    """(bytes of the classes, number of exceptions)."""
+    classes = sum(meta.grid.class_bytes) if meta.grid else _planes.nbytes(meta.rows, meta.class_bits)
+    return classes, sum(p.exceptions for p in meta.parts)
 
 
 def layout_of(meta: Meta) -> Layout:
@@ -76,7 +79,7 @@ def layout_of(meta: Meta) -> Layout:
         parts.append(tuple(chunks))
         exceptions.append(slice(exception, exception + p.exceptions))
         exception += p.exceptions
-    return Layout(tuple(parts), tuple(exceptions), side_lengths(meta)[0])
+    return Layout(tuple(parts), tuple(exceptions), side_lengths(meta)[0], meta.side)
 
 
 def codes_of(c: Coded, layout: Layout) -> Iterator[tuple[Piece, Code]]:

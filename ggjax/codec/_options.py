@@ -1,7 +1,8 @@
 """How to code: the options of ``compress``, checked."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+from ggjax._internal import trees
 from ggjax.codec.entropy._coders import CODERS
 from ggjax.codec.quantize._steps import Want, check_want
 
@@ -18,6 +19,7 @@ class Options(NamedTuple):
     centroids: bool = False
     coder: str = "rans"
     per: Per = "tree"
+    loss_rise: float | None = None  # in place of a step
 
 
 def checked(
@@ -56,6 +58,22 @@ def checked(
         raise ValueError(f'per must be "tree" or "leaf", got {per!r}')
     kind = "lossless" if lossless else "rf8" if rf8 else "uniform"
     return Options(kind, want, float(dead_zone), bool(centroids), coder, per)
+
+
+def calibrated(
+    *, bits: float | None, loss_rise: float | None, sensitivity: Any, coder: str, **others: Any
+) -> Options:
+    """The options where a sensitivity is given, or ValueError."""
+    odd = [n for n, v in others.items() if v not in (None, False, 0.0, "tree")]
+    if odd:
+        raise ValueError(f"with a sensitivity, give bits or loss_rise, not {' or '.join(odd)}")
+    if sensitivity is None:
+        raise ValueError("loss_rise needs sensitivity=, what ggjax.sensitivity.estimate gives")
+    if (bits is None) == (loss_rise is None):
+        raise ValueError(f"with a sensitivity, give one of bits and loss_rise, got {bits!r} and {loss_rise!r}")
+    trees.check_positive("bits" if loss_rise is None else "loss_rise", bits if loss_rise is None else loss_rise)
+    given = checked(bits=1.0 if bits is None else bits, coder=coder)
+    return given._replace(kind="scaled", want=Want(bits=bits), loss_rise=loss_rise)
 
 
 def is_of_all(given: Options) -> bool:

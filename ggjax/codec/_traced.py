@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ggjax.codec import _grid
 from ggjax.codec._coded import Coded, Meta
 from ggjax.codec._decode import dtype_of, row_classes, unpack_raw
 from ggjax.codec._layout import Piece, layout_of
@@ -22,7 +23,7 @@ def array(c: Coded) -> jax.Array:
         raise ValueError(
             f"an array coded by {meta.coder!r} decodes on the host only: call decompress outside jit"
         )
-    words, states, counts, raw, exceptions, tables, classes = map(jnp.asarray, c.streams)
+    words, states, counts, raw, exceptions, tables, classes, _ = map(jnp.asarray, c.streams)
     tile = _tile(meta, layout.chunks, words, states, counts, tables)
     quantizer = QUANTIZERS[meta.kind]
     arguments = tuple(map(jnp.asarray, quantizer.arguments(meta.params)))
@@ -36,6 +37,8 @@ def array(c: Coded) -> jax.Array:
             where = jnp.flatnonzero(tokens == 0, size=p.exceptions, fill_value=p.size)
             keys = keys.at[where].set(exceptions[beyond], mode="drop")
         parts.append(quantizer.values_of(keys, dtype_of(meta), arguments, jnp.uint32(p.zeros)))
+    if meta.grid:
+        return _grid.joined_traced(meta.grid, *_grid.unpack(meta.grid, classes), parts)
     return parts[0].reshape(meta.shape) if meta.axis is None else _rows_in_place(meta, parts, classes)
 
 

@@ -11,11 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ggjax._internal.step_grid import FINENESS
 from ggjax.sensitivity import _feedback
 from ggjax.sensitivity._state import Factors
-
-FINENESS = 8
-"""Steps of rows and columns are powers of 2^(1/8): at most 4.4 % from what they would be."""
 
 
 class Plan(NamedTuple):
@@ -25,7 +23,8 @@ class Plan(NamedTuple):
     triangle: jax.Array  # (b, m, m) or (b, n, n), the M of the rows or columns; (b, 1, 1) without feedback
     row_steps: jax.Array  # int8 (b, m), in eighths of a power of two
     column_steps: jax.Array  # int8 (b, n)
-    step: jax.Array  # float32 (b,), the step where both are 0, up to the constant of the tree
+    step: jax.Array  # float32 (), the step where both are 0, up to the constant of the tree; infinite where
+    # nothing is known
 
 
 def plan(f: Factors, examples: float, damping: float, which: slice) -> Plan:
@@ -47,10 +46,12 @@ def plan(f: Factors, examples: float, damping: float, which: slice) -> Plan:
     best = max(range(len(ways)), key=lambda i: float(gains[i]))
     triangle, first, second = ways[best]
     own = (first, second) if best == 0 else (second, first)
-    (row_steps, row_centre), (column_steps, column_centre) = map(_in_eighths, own)
-    c = total / (m * n) / examples
-    scale = jnp.sqrt(jnp.where(c > 0, c, 1))
-    step = jnp.where(c > 0, 2.0 ** ((row_centre + column_centre) / FINENESS) / scale, jnp.inf)
+    c = total / (m * n) / examples  # (b,)
+    rows, columns = (-FINENESS * jnp.log2(x) for x in own)
+    known = (c > 0)[:, None]
+    rows = jnp.where(known, rows - FINENESS / 2 * jnp.log2(jnp.where(known, c[:, None], 1)), jnp.nan)
+    (row_steps, row_centre), (column_steps, column_centre) = _in_eighths(rows), _in_eighths(columns)
+    step = jnp.where(known.any(), 2.0 ** ((row_centre + column_centre) / FINENESS), jnp.inf)
     return Plan(best == 0, triangle, row_steps, column_steps, step)
 
 
@@ -74,20 +75,8 @@ def _way(first: jax.Array, second: jax.Array, damping: float) -> tuple[jax.Array
     return triangle, diagonal, jnp.sqrt(other + damping)
 
 
-def _in_eighths(sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """1 / sizes as int8 powers of 2^(1/8) about their centre, and that centre, per matrix."""
-    exact = -FINENESS * jnp.log2(sizes)
-    centre = jnp.round((exact.max(1, keepdims=True) + exact.min(1, keepdims=True)) / 2)
-    return jnp.clip(jnp.round(exact - centre), -127, 127).astype(jnp.int8), centre[:, 0]
-
-
-def steps_of(row_steps: jax.Array, column_steps: jax.Array, step: jax.Array, largest: jax.Array) -> jax.Array:
-    """The step of every weight, float32 (b, m, n): at most ``largest``.
-
-    Powers of two are exact and 2^(k/8) comes from a table, so that every machine has the same steps.
-    """
-    k = row_steps.astype(jnp.int32)[:, :, None] + column_steps.astype(jnp.int32)[:, None, :]
-    eighths = jnp.asarray([2.0 ** (i / FINENESS) for i in range(FINENESS)], jnp.float32)
-    return jnp.minimum(
-        step[:, None, None] * jnp.ldexp(eighths[k % FINENESS], k // FINENESS), largest[:, None, None]
-    )
+def _in_eighths(exact: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whole eighths of an octave as int8 about their centre, and that centre; the largest for NaN."""
+    centre = jnp.round((jnp.nanmax(exact) + jnp.nanmin(exact)) / 2)
+    known = ~jnp.isnan(exact)
+    return jnp.where(known, jnp.clip(jnp.round(exact - centre), -127, 127), 127).astype(jnp.int8), centre

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax import masks
-from ggjax._internal import trees
+from ggjax._internal import step_grid, trees
 from ggjax.sensitivity import _counting, _feedback, _plans
 from ggjax.sensitivity._predict import rise
 from ggjax.sensitivity._state import Sensitivity, leaf_of
@@ -42,16 +42,16 @@ class Levels:
     levels: jax.Array  # int32 (b, m, n): the leaf as b matrices of m rows and n columns
     row_steps: jax.Array  # int8 (b, m), in eighths of a power of two
     column_steps: jax.Array  # int8 (b, n)
-    step: jax.Array  # float32 (b,), the step of a weight whose row and column have 0
-    largest: jax.Array  # float32 (b,), no step is larger
+    step: jax.Array  # float32 (), the step of a weight whose row and column have 0
+    limit: jax.Array  # int32 (b,), in eighths of a power of two: no step is larger
     view: View = dataclasses.field(metadata={"static": True})
     dtype: Any = dataclasses.field(metadata={"static": True})
 
     @property
     def steps(self) -> jax.Array:
-        """The step of every weight, float32 (b, m, n): step 2^((row_steps_i + column_steps_j) / 8), at most
-        largest."""
-        return _plans.steps_of(self.row_steps, self.column_steps, self.step, self.largest)
+        """The step of every weight, float32 (b, m, n): step 2^(k / 8) with k the smaller of row_steps_i +
+        column_steps_j and limit."""
+        return step_grid.table_of(self.step)[step_grid.place_of(self.row_steps, self.column_steps, self.limit)]
 
     @property
     def values(self) -> jax.Array:
@@ -65,7 +65,12 @@ class Rounded(NamedTuple):
     params: Any  # the tree, its rounded leaves as weights again
     levels: dict[str, Levels]  # of every rounded leaf, by name
     bits: float  # per rounded weight, by entropy, everything that a decoder needs counted
-    rise: float  # predicted, in nats per example (or half the squared error)
+    rises: dict[str, float]  # predicted for each leaf, in nats per example (or half the squared error)
+
+    @property
+    def rise(self) -> float:
+        """Predicted for all leaves together."""
+        return sum(self.rises.values())
 
 
 def round_to(
@@ -133,13 +138,13 @@ def round_to(
         share = float(examples[which].sum())
         return {n: _plans.plan(state.factors[n], share, damping, which) for n in chosen}
 
-    def rise_at(constant: float) -> float:
+    def rises_at(constant: float) -> dict[str, float]:
         which = slice(1, 2)  # the half that these steps and levels were not fitted to
-        rises = [
-            rise(state.factors[n], trees.wide(q.values) - trees.wide(chosen[n]), which)
+        rises = {
+            n: rise(state.factors[n], trees.wide(q.values) - trees.wide(chosen[n]), which)
             for n, q in rounded(constant, first).items()
-        ]
-        return float(sum(rises)) / float(examples[1])
+        }
+        return {n: float(r) / float(examples[1]) for n, r in rises.items()}
 
     def bits_at(constant: float) -> float:
         return _counting.bits_of(rounded(constant, plans)) / number
@@ -148,22 +153,21 @@ def round_to(
     if bits is not None:
         start = 2.0 ** (1 - asked) * _typical(chosen, plans)
         constant, taken = _search(bits_at, start, asked, slope=-1.0, name=what)
-        predicted = rise_at(constant)
     else:
         start = math.sqrt(24 * asked / number)  # every weight adds step^2 / 24 at high rates
-        constant, predicted = _search(rise_at, start, asked, slope=2.0, name=what)
+        constant, _ = _search(lambda c: sum(rises_at(c).values()), start, asked, slope=2.0, name=what)
         taken = bits_at(constant)
     levels = rounded(constant, plans)
     new = flat.replace(
         levels[n].values if n in levels else x for n, x in zip(flat.weight_names(), flat.weights(), strict=True)
     )
-    return Rounded(new, levels, taken, predicted)
+    return Rounded(new, levels, taken, rises_at(constant))
 
 
 def _typical(chosen: dict[str, Any], plans: dict[str, _plans.Plan]) -> float:
     """The constant at which steps are about a standard deviation, by the geometric mean over all weights."""
     logs = [
-        x.size * math.log2(max(float(jnp.std(trees.wide(x))), 1e-30) / min(float(plans[n].step.mean()), 1e30))
+        x.size * math.log2(max(float(jnp.std(trees.wide(x))), 1e-30) / min(float(plans[n].step), 1e30))
         for n, x in chosen.items()
     ]
     return 2.0 ** (sum(logs) / sum(x.size for x in chosen.values()))
@@ -205,13 +209,18 @@ def _round_leaf(
     w = view.matrices(x.astype(jnp.float32))
     spread = jnp.std(w, axis=(1, 2))
     largest = cap * jnp.where(spread > 0, spread, jnp.maximum(jnp.abs(w).max((1, 2)), 1.0))
-    step = jnp.minimum(unit * constant, 2.0**100)  # infinite where nothing is known
-    steps = _plans.steps_of(row_steps, column_steps, step, largest)
+    # Where nothing is known, the unit is infinite: every step is the largest.
+    step = jnp.clip(
+        jnp.minimum(unit * constant, largest.min() * 2.0**30), step_grid.SMALLEST, step_grid.LARGEST
+    )
+    limit = jnp.floor(step_grid.FINENESS * jnp.log2(largest / step))
+    limit = jnp.clip(limit, step_grid.LOWEST, step_grid.HIGHEST).astype(jnp.int32)
+    sizes = step_grid.table_of(step)[step_grid.place_of(row_steps, column_steps, limit)]
     if triangle.shape[-1] != w.shape[1 if along_rows else 2]:  # a diagonal factor: no errors to make good
-        levels = jnp.round(w / steps)
+        levels = jnp.round(w / sizes)
     elif along_rows:
-        levels = jax.vmap(_feedback.round_rows)(w, triangle, steps)
+        levels = jax.vmap(_feedback.round_rows)(w, triangle, sizes)
     else:
-        turned = jax.vmap(_feedback.round_rows)(w.swapaxes(1, 2), triangle, steps.swapaxes(1, 2))
+        turned = jax.vmap(_feedback.round_rows)(w.swapaxes(1, 2), triangle, sizes.swapaxes(1, 2))
         levels = turned.swapaxes(1, 2)
-    return Levels(levels.astype(jnp.int32), row_steps, column_steps, step, largest, view, jnp.dtype(x.dtype))
+    return Levels(levels.astype(jnp.int32), row_steps, column_steps, step, limit, view, jnp.dtype(x.dtype))

@@ -66,7 +66,7 @@ def test_weights_are_levels_times_their_steps(known):
     got = sensitivity.round_to(PARAMS, known, bits=3)
     for name, leaf in got.levels.items():
         k = np.asarray(leaf.row_steps, np.int32)[0][:, None] + np.asarray(leaf.column_steps, np.int32)[0][None]
-        steps = np.minimum(float(leaf.step[0]) * 2.0 ** (k / 8), float(leaf.largest[0]))
+        steps = float(leaf.step) * 2.0 ** (np.minimum(k, int(leaf.limit[0])) / 8)
         np.testing.assert_allclose(leaf.steps[0], steps, rtol=1e-6)
         w = got.params["params"][name.split("/")[1]]["kernel"]
         np.testing.assert_allclose(w, np.asarray(leaf.levels)[0] * steps, rtol=1e-6)

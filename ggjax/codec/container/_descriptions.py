@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ggjax.codec._coded import Meta, Part
+from ggjax.codec._grid import Grid
 from ggjax.codec._layout import layout_of, number_of_chunks, side_lengths
 from ggjax.codec.container._metadata import FEATURES, PART, Piece, Shape, Stored
 from ggjax.codec.container._safetensors import DTYPES, Entry, is_count, is_shape
@@ -16,10 +17,11 @@ from ggjax.codec.quantize._quantizers import QUANTIZERS
 
 MAX_PARTS = 256
 KNOWN = frozenset(
-    "axis bytes coder crc32 dtype full leaf leaves needs params parts quantizer sections shape start".split()
+    "axis bytes coder crc32 dtype full grid leaf leaves needs params parts quantizer sections shape "
+    "start".split()
 )
 
-SECTIONS = ("side", "classes", "exceptions")
+SECTIONS = ("side", "classes", "exceptions", "steps")
 """The sections before the chunks, in their order; "side" is that of version 1, for the two others."""
 
 
@@ -74,7 +76,10 @@ def read(name: str, t: Any, entry: Entry, tables: int) -> Stored:
         need(coded, f"coded, so expected U8 of one axis, got {entry.dtype} {entry.shape}")
     else:
         meta, chunks = None, _chunks(t, entry.nbytes, 1)
-        need(not sections and not t.keys() & {"parts", "params", "axis", "coder"}, "kept as it is, not coded")
+        need(
+            not sections and not t.keys() & {"parts", "params", "axis", "coder", "grid"},
+            "kept as it is, not coded",
+        )
         same = (entry.dtype, entry.shape) == (dtype, tuple(shape))
         need(same, f"the header says {entry.dtype} {entry.shape}, the metadata {dtype} {tuple(shape)}")
     total = sum(p.nbytes for p in (*sections.values(), *chunks))
@@ -138,12 +143,32 @@ def _chunks(t: dict[str, Any], room: int, number: int) -> tuple[Piece, ...]:
     return tuple(Piece(*p) for p in zip(sizes, crcs, strict=True))
 
 
-def _parts(t: Any, size: int) -> tuple[Part, ...]:
+def _grid_of(t: Any) -> Grid:
+    good = isinstance(t, dict) and t.keys() == {"rows", "columns", "parts"}
+    good = good and all(
+        isinstance(c, list) and 1 <= len(c) <= MAX_PARTS and all(map(is_count, c)) for c in t.values()
+    )
+    need(good, f"a grid must have lists of up to {MAX_PARTS} numbers: rows, columns and parts")
+    grid = Grid(*(tuple(t[n]) for n in Grid._fields))
+    need(min(grid.rows + grid.columns) >= 1, "a class without rows or columns")
+    need(
+        len(grid.parts) == len(grid.rows) * len(grid.columns),
+        "a grid must have a part for every pair of classes",
+    )
+    need(sorted({*grid.parts}) == list(range(max(grid.parts) + 1)), "a part of a grid without weights")
+    return grid
+
+
+def _parts(t: Any, size: int, grid: Grid | None) -> tuple[Part, ...]:
     need(isinstance(t, dict) and t.keys() <= PART.keys(), f"parts must have lists of {', '.join(PART)}")
     need(all(isinstance(c, list) and 1 <= len(c) <= MAX_PARTS for c in t.values()), "parts must be lists")
-    number = len(next(iter(t.values()), [0]))
+    sizes = grid.sizes if grid else []
+    number = len(sizes) or len(next(iter(t.values()), [0]))
     defaults = PART | {"size": size}
     columns = {n: t.get(n, [default] * number) for n, default in defaults.items()}
+    if grid:
+        need("size" not in t, "the grid says the sizes of its parts")
+        columns["size"] = sizes
     need(all(len(c) == number for c in columns.values()), "lists of parts of different lengths")
     base = all(type(b) is int and -(1 << 31) <= b < 1 << 31 for b in columns["base"])
     need(base and all(is_count(v) for n, c in columns.items() if n != "base" for v in c), "a part is no number")
@@ -154,13 +179,17 @@ def _meta(t: dict[str, Any], dtype: str, shape: Shape, tables: int) -> Meta:
     kind, coder, axis = t["quantizer"], t.get("coder", "rans"), t.get("axis")
     quantizer, name = QUANTIZERS[kind], str(np.dtype(DTYPES[dtype]))
     need(name in quantizer.dtypes, f"no {kind} of {dtype}")
-    parts = _parts(t.get("parts", {}), math.prod(shape))
+    grid = _grid_of(t["grid"]) if "grid" in t else None
+    parts = _parts(t.get("parts", {}), math.prod(shape), grid)
     tables = tables if CODERS[coder].has_tables else 1
     for i, p in enumerate(parts):
         good = p.size >= 1 and p.shift < 32 and p.table < tables and p.exceptions <= p.size
         need(good and p.zeros <= quantizer.most_zeros(name), f"part {i} is out of range: {list(p)}")
     need(sum(p.size for p in parts) == math.prod(shape), "its parts do not fill its shape")
-    if axis is None:
+    need((grid is not None) == (kind == "scaled"), "a grid is of the quantizer scaled, which has one")
+    if grid is not None:
+        need(axis is None, "an axis and a grid")
+    elif axis is None:
         need(len(parts) == 1, f"{len(parts)} parts without an axis")
     else:
         good = type(axis) is int and axis in (0, -1) and len(shape) >= 2 and len(parts) > 1
@@ -168,15 +197,21 @@ def _meta(t: dict[str, Any], dtype: str, shape: Shape, tables: int) -> Meta:
     params = t.get("params", {})
     need(isinstance(params, dict), "params must be an object")
     try:
-        return Meta(shape, name, kind, quantizer.read(params, name), parts, axis, coder)
+        read = quantizer.read(params, name, shape)
     except ValueError as e:
         raise Wrong(str(e)) from None
+    if grid is not None:
+        want = len(read.limits) * read.rows, read.columns
+        need(grid.shape == want, f"a grid of {grid.shape[0]} rows and {grid.shape[1]} columns, expected {want}")
+    return Meta(shape, name, kind, read, parts, axis, coder, grid)
 
 
 def _check_sections(meta: Meta, sections: dict[str, Piece]) -> None:
-    """They have exactly the bytes of their lists."""
+    """They have exactly the bytes of their lists; steps have at least a bit each."""
     class_bytes, exceptions = side_lengths(meta)
-    want = {"classes": class_bytes, "exceptions": 4 * exceptions}
+    steps = sections["steps"].nbytes if "steps" in sections else 0
+    need((steps >= 4 + meta.side / 8) if meta.side else not steps, f"{steps} bytes of steps")
+    want = {"classes": class_bytes, "exceptions": 4 * exceptions, "steps": steps}
     if "side" in sections:
         want = {"side": sum(want.values())}
     have = {n: p.nbytes for n, p in sections.items() if p.nbytes}

@@ -97,12 +97,13 @@ def describe(
         out |= {"dtype": dtype, "quantizer": meta.kind}
         parts = [p._replace(table=tables[p.table] if tables else 0, base=_signed(p.base)) for p in meta.parts]
         columns = {n: [getattr(p, n) for p in parts] for n in PART}
-        if len(parts) == 1:
+        if len(parts) == 1 or meta.grid:
             del columns["size"]
         out["parts"] = {n: c for n, c in columns.items() if any(v != PART[n] for v in c)}
         optional = {
             "params": QUANTIZERS[meta.kind].stated(meta.params),
             "axis": meta.axis,
+            "grid": None if meta.grid is None else {n: list(v) for n, v in meta.grid._asdict().items()},
             "coder": None if meta.coder == "rans" else meta.coder,
             "sections": {n: list(piece) for n, piece in sections if piece.nbytes},
         }

@@ -1,14 +1,14 @@
-"""The bytes of a coded tensor: row classes and exceptions, then its chunks."""
+"""The bytes of a coded tensor: classes, exceptions and steps, then its chunks."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from ggjax.codec._coded import Coded
+from ggjax.codec._coded import Coded, Meta
 from ggjax.codec._layout import codes_of, layout_of
 from ggjax.codec.container._metadata import Stored
 from ggjax.codec.container._safetensors import FormatError, as_bytes, crc32
-from ggjax.codec.entropy import _models
+from ggjax.codec.entropy import _models, _side
 from ggjax.codec.entropy._chunks import Code
 from ggjax.codec.entropy._coders import CODERS
 
@@ -17,6 +17,7 @@ def sections_of(c: Coded) -> tuple[list[tuple[str, bytes]], Iterator[bytes]]:
     """(the sections of a coded array before its chunks, by name; its chunks one by one), as bytes."""
     host = Coded(*map(np.asarray, c.streams), meta=c.meta)
     sections = [(n, bytes(as_bytes(getattr(host, n)))) for n in ("classes", "exceptions")]
+    sections.append(("steps", _side.pack(host.steps, c.meta.row_steps)))
     chunks = codes_of(host, layout_of(c.meta))
     return sections, (_bytes_of(host, code, host.raw[chunk.raw]) for chunk, code in chunks)
 
@@ -41,7 +42,9 @@ def coded_of(where: str, s: Stored, data: np.ndarray, tables: list[np.ndarray]) 
         if crc32(data[begin : begin + piece.nbytes]) != piece.crc:
             raise FormatError(f"{where}: the CRC-32 of a section before its chunks does not fit")
         begin += piece.nbytes
-    classes, exceptions = data[: layout.classes], data[layout.classes : begin].view("<u4")
+    end = layout.classes + 4 * layout.lengths["exceptions"]
+    classes, exceptions = data[: layout.classes], data[layout.classes : end].view("<u4")
+    steps = _steps(where, data[end:begin], meta)
     codes, raws = [], []
     for i, (chunk, piece) in enumerate(zip(layout.chunks, s.chunks, strict=True)):
         part = data[begin : begin + piece.nbytes]
@@ -59,7 +62,16 @@ def coded_of(where: str, s: Stored, data: np.ndarray, tables: list[np.ndarray]) 
     parts = tuple(p._replace(table=row.get(p.table, 0)) for p in meta.parts)
     own = np.array([tables[t] for t in used], np.uint16).reshape(-1, _models.TOKENS)
     raw = np.concatenate(raws)
-    return Coded(words, states, counts, raw, exceptions, own, classes, meta._replace(parts=parts))
+    return Coded(words, states, counts, raw, exceptions, own, classes, steps, meta._replace(parts=parts))
+
+
+def _steps(where: str, data: np.ndarray, meta: Meta) -> np.ndarray:
+    if not meta.side:
+        return np.zeros(0, np.int8)
+    try:
+        return _side.unpack(data.tobytes(), meta.row_steps, meta.side - meta.row_steps)
+    except ValueError as e:
+        raise FormatError(f"{where}: its steps of rows and columns: {e}") from None
 
 
 def _code(where: str, data: np.ndarray, lanes: int, has_tables: bool) -> Code:

@@ -197,7 +197,7 @@ def _tensors(sources: list[Source]) -> list[np.ndarray]:
     except Damaged as e:
         raise FormatError(str(e)) from None
     for i, array in zip(coded, arrays, strict=True):
-        read[i] = _decode.weights_of(read[i].meta, array)
+        read[i] = _decode.weights_of(read[i], array)
     return read
 
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ggjax.codec.entropy import _golomb
+
 BITS = 14
 TOTAL = 1 << BITS
 TOKENS = 256
@@ -98,33 +100,25 @@ def pack(table: np.ndarray) -> bytes:
     first) in exponential Golomb code of order k, with 0, 1, -1, 2, ... numbered 0, 1, 2, 3, ...; zeros fill
     the last byte. The order is that of the fewest bits.
     """
-    low, numbers, lengths = _numbers(table)
-    k = int(np.argmin(lengths.sum(1)))
-    pairs = zip((numbers + (1 << k)).tolist(), lengths[k].tolist(), strict=True)
-    text = "".join(f"{n:0{size}b}" for n, size in pairs)
-    text += "0" * (-len(text) % 8)
-    return bytes((low, low + len(numbers) - 1, k)) + int(text, 2).to_bytes(len(text) // 8, "big")
+    low, counts = _counts(table)
+    k, bits = _golomb.write(counts)
+    return bytes((low, low + len(counts) - 1, k)) + _golomb.to_bytes(bits)
 
 
 def packed_size(table: np.ndarray) -> int:
     """The bytes that ``pack`` makes of a table."""
-    return 3 + -(-int(_numbers(table)[2].sum(1).min()) // 8)
+    return 3 + -(-int(_golomb.lengths(_counts(table)[1]).sum(1).min()) // 8)
 
 
-_ORDERS = 15
 _NEVER = 2.0**80
 """The bits of a token that a table lacks."""
 
 
-def _numbers(table: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """(first token in use, the numbers that ``pack`` writes, their lengths by each order)."""
+def _counts(table: np.ndarray) -> tuple[int, np.ndarray]:
+    """(first token in use, the numbers that ``pack`` writes)."""
     used = np.flatnonzero(table)
     low, high = int(used[0]), int(used[-1])
-    deltas = np.diff(table[low : high + 1].astype(np.int64), prepend=0)
-    numbers = np.where(deltas > 0, 2 * deltas - 1, -2 * deltas)
-    orders = np.arange(_ORDERS)[:, None]
-    # The exponent of frexp is the number of bits.
-    return low, numbers, 2 * np.frexp((numbers >> orders) + 1.0)[1].astype(np.int64) - 1 + orders
+    return low, _golomb.counted(np.diff(table[low : high + 1].astype(np.int64), prepend=0))
 
 
 def unpack(data: bytes) -> np.ndarray:
@@ -136,26 +130,17 @@ def unpack(data: bytes) -> np.ndarray:
     if len(data) < 4 or len(data) > 2048:
         raise ValueError(f"a table of {len(data)} bytes")
     low, high, k = data[:3]
-    if high < low or k >= _ORDERS:
-        raise ValueError(f"a table of tokens {low} to {high}, of order {k}")
-    bits = f"{int.from_bytes(data[3:], 'big'):0{8 * (len(data) - 3)}b}"
+    if high < low:
+        raise ValueError(f"a table of tokens {low} to {high}")
+    bits = _golomb.of_bytes(data[3:])
+    try:
+        deltas, place = _golomb.read(bits, 0, high - low + 1, k)
+        _golomb.check_end(bits, place)
+    except ValueError as e:
+        raise ValueError(f"a table of tokens {low} to {high}: {e}") from None
+    frequencies = np.cumsum(deltas)
+    if not ((frequencies >= 0) & (frequencies <= TOTAL)).all() or int(frequencies.sum()) != TOTAL:
+        raise ValueError(f"the frequencies of a table sum to {frequencies.sum()}, expected {TOTAL}")
     table = np.zeros(TOKENS, np.uint16)
-    place = frequency = total = 0
-    for token in range(low, high + 1):
-        one = bits.find("1", place)
-        size = one - place
-        end = one + size + 1 + k
-        if one < 0 or size > 16 or end > len(bits):
-            raise ValueError(f"a table ends before token {high}")
-        number = int(bits[one:end], 2) - (1 << k)
-        place = end
-        frequency += (number + 1) >> 1 if number & 1 else -(number >> 1)
-        if not 0 <= frequency <= TOTAL:
-            raise ValueError(f"a table gives token {token} the frequency {frequency}")
-        table[token] = frequency
-        total += frequency
-    if total != TOTAL:
-        raise ValueError(f"the frequencies of a table sum to {total}, expected {TOTAL}")
-    if "1" in bits[place:] or len(bits) - place >= 8:
-        raise ValueError("a table has bits left over")
+    table[low : high + 1] = frequencies
     return table

@@ -55,7 +55,7 @@ def _distinct(bits: np.ndarray) -> np.ndarray | None:
     return values if len(values) <= MOST else None
 
 
-def _weights_of(index: Any, params: Dictionary, dtype: str) -> Any:
+def _weights_of(index: Any, params: Dictionary, dtype: str, steps: Any = None) -> Any:
     if isinstance(index, np.ndarray):
         return _table(params, dtype).view(jnp.dtype(dtype))[index]
     narrow = jax.dtypes.canonicalize_dtype(dtype)
@@ -69,7 +69,7 @@ def _table(params: Dictionary, dtype: str) -> np.ndarray:
     return np.array(params.values, np.uint64).astype(_bits_dtype(dtype))
 
 
-def _read(stated: dict[str, Any], dtype: str) -> Dictionary:
+def _read(stated: dict[str, Any], dtype: str, shape: tuple[int, ...]) -> Dictionary:
     only(stated, "values")
     values: Any = stated.get("values")
     end = 1 << 8 * _bits_dtype(dtype).itemsize

@@ -55,7 +55,7 @@ def _zeros_of(rows: np.ndarray) -> np.ndarray:
     return np.where(place < 0, most, np.minimum(place, most)).astype(np.int64)
 
 
-def _read(stated: dict[str, Any], dtype: str) -> Lossless:
+def _read(stated: dict[str, Any], dtype: str, shape: tuple[int, ...]) -> Lossless:
     only(stated)
     return Lossless()
 
@@ -72,7 +72,7 @@ QUANTIZER = Quantizer(
     stated=lambda params: {},
     read=_read,
     held=_held,
-    weights_of=lambda values, params, dtype: _same_bits(values, dtype),
+    weights_of=lambda values, params, dtype, steps: _same_bits(values, dtype),
     zeros_of=_zeros_of,
     most_zeros=MANTISSA.__getitem__,
 )

@@ -48,15 +48,16 @@ class Quantizer(NamedTuple):
     """(params, dtype, zeros): how many keys there are; a decoder refuses those from this number on."""
     stated: Callable[[Any], dict[str, Any]]
     """(params): the params as JSON has them in a file."""
-    read: Callable[[dict[str, Any], str], Any]
-    """(what ``stated`` gave, or anything else; dtype): the params. ValueError says what is wrong with them."""
+    read: Callable[[dict[str, Any], str, tuple[int, ...]], Any]
+    """(what ``stated`` gave, or anything else; dtype; shape of the weights): the params. ValueError says what
+    is wrong with them."""
     arguments: Callable[[Any], tuple[np.ndarray, ...]] = lambda params: ()
     """(params): the numbers that ``values_of`` takes."""
     held: Callable[[str], str] = lambda dtype: dtype
     """(dtype of weights): the dtype of their values until the array is whole. A NaN is safe as bits only: a
     device may widen a 16-bit type and back."""
-    weights_of: Callable[[Any, Any, str], Any] = lambda values, params, dtype: values
-    """(values, params, dtype): the weights of a whole array."""
+    weights_of: Callable[[Any, Any, str, Any], Any] = lambda values, params, dtype, steps: values
+    """(values, params, dtype, steps of rows and columns): the weights of a whole array."""
     wrapped: Callable[[Any, Any, str], Any] | None = None
     """(values, params, dtype): an array that multiplies without being decoded, where there is one."""
     has_classes: bool = True  # rows of like scale may be parts of their own

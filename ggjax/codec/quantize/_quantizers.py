@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ggjax.codec.quantize import _dictionary, _lossless, _rf8, _uniform
+from ggjax.codec.quantize import _dictionary, _lossless, _rf8, _scaled, _uniform
 from ggjax.codec.quantize._quantizer import Quantizer
 
 QUANTIZERS: dict[str, Quantizer] = {
@@ -11,6 +11,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "rf8": _rf8.QUANTIZER,
     "lossless": _lossless.QUANTIZER,
     "dictionary": _dictionary.QUANTIZER,
+    "scaled": _scaled.QUANTIZER,
 }
 """By the identifiers that files have."""
 

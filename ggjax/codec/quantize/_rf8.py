@@ -45,7 +45,7 @@ def _values_of(key: Any, dtype: str, arguments: tuple[Any, ...], zeros: Any) -> 
     return namespace_of(key).where(key == 0, 0, code).astype(np.uint8)
 
 
-def _weights_of(codes: Any, params: RF8, dtype: str) -> Any:
+def _weights_of(codes: Any, params: RF8, dtype: str, steps: Any = None) -> Any:
     if not isinstance(codes, np.ndarray):
         return rf8.decode(array_of(codes, params, dtype))
     with outside_trace():  # 256 numbers are all that there are
@@ -71,7 +71,7 @@ def is_encoded(x: Any) -> bool:
     return isinstance(x, rf8.RF8Array)
 
 
-def _read(stated: dict[str, Any], dtype: str) -> RF8:
+def _read(stated: dict[str, Any], dtype: str, shape: tuple[int, ...]) -> RF8:
     only(stated, "exponent")
     exponent = stated.get("exponent")
     if type(exponent) is not int or not LOWEST <= exponent <= HIGHEST:

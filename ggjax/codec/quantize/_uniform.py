@@ -59,17 +59,22 @@ def _values_of(key: Any, dtype: str, arguments: tuple[Any, ...], zeros: Any) -> 
         index = xp.minimum(xp.maximum(size, 1) - 1, np.uint32(centroids.shape[0] - 1))
         found = centroids[index] if xp is np else centroids.at[index].get(mode="promise_in_bounds")
         number = number + xp.sign(number) * found
+    with np.errstate(over="ignore"):
+        return clipped(number * step, dtype)
+
+
+def clipped(x: Any, dtype: str) -> Any:
+    """Float32 numbers in a dtype, those beyond its range as its largest finite number. NumPy or JAX."""
     largest = min(float(jnp.finfo(dtype).max), float(jnp.finfo(jnp.float32).max))
     with np.errstate(over="ignore", under="ignore"):  # float16 has subnormal numbers here, as it should
-        product = xp.clip(number * step, np.float32(-largest), np.float32(largest))
-        return product.astype(jnp.dtype(dtype))
+        return namespace_of(x).clip(x, np.float32(-largest), np.float32(largest)).astype(jnp.dtype(dtype))
 
 
 def _stated(params: Uniform) -> dict[str, Any]:
     return {"step": params.step} | ({"centroids": list(params.centroids)} if params.centroids else {})
 
 
-def _read(stated: dict[str, Any], dtype: str) -> Uniform:
+def _read(stated: dict[str, Any], dtype: str, shape: tuple[int, ...]) -> Uniform:
     only(stated, "step", "centroids")
     step: Any = stated.get("step")
     centroids: Any = stated.get("centroids", [])

@@ -1,0 +1,122 @@
+"""Calibrated compression: levels by the sensitivity of the weights, with steps of rows and columns."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ggjax.codec import _encode
+from ggjax.codec._compressed import Blocks
+from ggjax.codec._host import in_parallel, outside_trace
+from ggjax.codec._shards import frame_of, host_blocks_of
+from ggjax.codec.quantize._scaled import Scaled
+from ggjax.sensitivity import Levels, Rounded, Sensitivity, round_to
+
+MIN_SIZE = 256
+"""Smaller leaves are not rounded: their steps and tables would take more than that saves."""
+
+ATTEMPTS = 6
+
+MARGIN = 0.003
+"""The share of the bits that is left free at first, since what comes out differs a little from the estimate."""
+
+SPARE = 0.01
+"""If more than this share is left free, it is tried again."""
+
+
+def in_bits(leaves: dict[str, Any], state: Sensitivity, room: float, coder: str) -> dict[str, Any]:
+    """Leaves in their coded form, of no more bits in all than there is room for.
+
+    Raises:
+      ValueError: as ``round_to``, or the steps of rows and columns and the tables take more than that.
+    """
+    size = sum(x.size for x in leaves.values())
+    if room <= 0:
+        raise ValueError(f"bits cannot be met: leaves that are kept take {-room / 8:,.0f} bytes more than that")
+    asked, best, most = (1 - MARGIN) * room / size, None, 0.0
+    for attempt in range(ATTEMPTS):
+        coded = _coded(leaves, round_to(leaves, state, bits=asked, mask=None), coder)
+        taken = 8.0 * sum(x.nbytes for x in coded.values())
+        if most < taken <= room:
+            best, most = coded, taken
+        if best is not None and (most >= (1 - SPARE) * room or attempt > 1):
+            return best
+        asked += (1 - MARGIN * attempt) * (room - taken) / size if taken > room else (room - taken) / size
+        if asked <= 0:
+            break
+    if best is None:
+        raise ValueError(f"bits cannot be met: {size:,} weights have {room / size:.3g} bits each left, too few")
+    return best
+
+
+def at_loss(leaves: dict[str, Any], state: Sensitivity, loss_rise: float, coder: str) -> dict[str, Any]:
+    """Leaves in their coded form, at a rise of the loss by the quadratic model.
+
+    Raises:
+      ValueError: as ``round_to``.
+    """
+    return _coded(leaves, round_to(leaves, state, loss_rise=loss_rise, mask=None), coder)
+
+
+def _coded(leaves: dict[str, Any], rounded: Rounded, coder: str) -> dict[str, Any]:
+    """The rounded leaves, each ``Coded``, ``Blocks`` or as it is where it is not worth coding."""
+    out: dict[str, Any] = dict(leaves)
+    with outside_trace():
+        work: list[tuple[str, int, Callable[[], _encode.Tokens]]] = []
+        frames: dict[str, Any] = {}
+        for name, q in rounded.levels.items():
+            leaf = leaves[name]
+            blocks = host_blocks_of(_like(q, leaf))
+            if len(blocks) != 1 or blocks[0][1].shape != leaf.shape:
+                frames[name] = frame_of(leaf, [start for start, _ in blocks])
+            for j, (start, block) in enumerate(blocks):
+                if block.size:
+                    work.append((name, j, _task(q, start, block, rounded.rises[name] * block.size / leaf.size)))
+        tokens = in_parallel(lambda w: w[2](), work)
+        done = _encode.finish(tokens, [], coder)
+        found: dict[str, dict[int, Any]] = {}
+        for (name, j, _), c in zip(work, done, strict=True):
+            found.setdefault(name, {})[j] = c
+        for name, parts in found.items():
+            if name in frames:
+                frame: Blocks = frames[name]
+                empty = np.zeros((0,) * leaves[name].ndim, leaves[name].dtype)
+                blocks = tuple(parts.get(j, empty) for j in range(len(frame.starts)))
+                out[name] = Blocks(blocks, frame.starts, frame.shape, frame.dtype, frame.sharding)
+            elif parts[0].nbytes < leaves[name].nbytes:
+                out[name] = parts[0]
+    return out
+
+
+def _like(q: Levels, leaf: Any) -> Any:
+    """The levels in the shape of the leaf, cut into the same shards."""
+    levels = q.view.leaf(q.levels)
+    sharding = getattr(leaf, "sharding", None)
+    return levels if sharding is None or levels.sharding == sharding else jax.device_put(levels, sharding)
+
+
+def _task(q: Levels, start: tuple[int, ...], block: np.ndarray, rise: float) -> Callable[[], _encode.Tokens]:
+    """Makes the tokens of a block of levels, which begins at ``start`` of its leaf."""
+    view = q.view._replace(shape=block.shape)
+    b, m, _ = view.sizes
+
+    def own(x: Any, axes: tuple[int, ...]) -> np.ndarray:
+        """What the block has of numbers for some axes of the leaf."""
+        axes = (*view.batch, *axes)
+        index = tuple(slice(start[a], start[a] + block.shape[a]) for a in axes)
+        return np.asarray(x).reshape([q.view.shape[a] for a in axes])[index].reshape(-1)
+
+    order = view.batch + view.rows + view.columns
+    params = Scaled(
+        step=float(str(np.float32(q.step))),
+        limits=tuple(own(q.limit, ()).tolist()),
+        rows=m,
+        columns=block.size // (b * m),
+        order=order if order != tuple(range(block.ndim)) else (),
+        shape=block.shape,
+        rise=float(f"{rise:.3g}"),
+    )
+    steps = np.concatenate([own(q.row_steps, view.rows), own(q.column_steps, view.columns)])
+    matrices: Any = view.matrices(block)  # type: ignore[arg-type]
+    return lambda: _encode.tokens_of_levels(matrices, steps, params, str(q.dtype))
