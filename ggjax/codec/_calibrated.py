@@ -11,7 +11,8 @@ from ggjax.codec._compressed import Blocks
 from ggjax.codec._host import in_parallel, outside_trace
 from ggjax.codec._shards import frame_of, host_blocks_of
 from ggjax.codec.quantize._scaled import Scaled
-from ggjax.sensitivity import Levels, Rounded, Sensitivity, round_to
+from ggjax.sensitivity import Levels, Sensitivity, _rounding
+from ggjax.sensitivity._rounding import Found, Planned
 
 MIN_SIZE = 256
 """Smaller leaves are not rounded: their steps and tables would take more than that saves."""
@@ -35,14 +36,16 @@ def in_bits(leaves: dict[str, Any], state: Sensitivity, room: float, coder: str)
     if room <= 0:
         raise ValueError(f"bits cannot be met: leaves that are kept take {-room / 8:,.0f} bytes more than that")
     asked, best, most = (1 - MARGIN) * room / size, None, 0.0
+    known, found = _rounding.planned(leaves, state), None
     for attempt in range(ATTEMPTS):
-        coded = _coded(leaves, round_to(leaves, state, bits=asked, mask=None), coder)
+        found = _rounding.to_bits(known, asked, near=found)
+        coded = _coded(known, found, coder)
         taken = 8.0 * sum(x.nbytes for x in coded.values())
         if most < taken <= room:
             best, most = coded, taken
-        if best is not None and (most >= (1 - SPARE) * room or attempt > 1):
-            return best
-        asked += (1 - MARGIN * attempt) * (room - taken) / size if taken > room else (room - taken) / size
+        if taken <= room and taken >= (1 - SPARE) * room:
+            return coded
+        asked += (room - taken) / size - MARGIN * attempt * asked
         if asked <= 0:
             break
     if best is None:
@@ -56,29 +59,31 @@ def at_loss(leaves: dict[str, Any], state: Sensitivity, loss_rise: float, coder:
     Raises:
       ValueError: as ``round_to``.
     """
-    return _coded(leaves, round_to(leaves, state, loss_rise=loss_rise, mask=None), coder)
+    known = _rounding.planned(leaves, state)
+    return _coded(known, _rounding.to_rise(known, loss_rise), coder)
 
 
-def _coded(leaves: dict[str, Any], rounded: Rounded, coder: str) -> dict[str, Any]:
+def _coded(known: Planned, found: Found, coder: str) -> dict[str, Any]:
     """The rounded leaves, each ``Coded``, ``Blocks`` or as it is where it is not worth coding."""
+    leaves, rises = known.leaves, _rounding.rises_of(known, found)
     out: dict[str, Any] = dict(leaves)
     with outside_trace():
         work: list[tuple[str, int, Callable[[], _encode.Tokens]]] = []
         frames: dict[str, Any] = {}
-        for name, q in rounded.levels.items():
+        for name, q in found.levels.items():
             leaf = leaves[name]
             blocks = host_blocks_of(_like(q, leaf))
             if len(blocks) != 1 or blocks[0][1].shape != leaf.shape:
                 frames[name] = frame_of(leaf, [start for start, _ in blocks])
             for j, (start, block) in enumerate(blocks):
                 if block.size:
-                    work.append((name, j, _task(q, start, block, rounded.rises[name] * block.size / leaf.size)))
+                    work.append((name, j, _task(q, start, block, rises[name] * block.size / leaf.size)))
         tokens = in_parallel(lambda w: w[2](), work)
         done = _encode.finish(tokens, [], coder)
-        found: dict[str, dict[int, Any]] = {}
+        done_of: dict[str, dict[int, Any]] = {}
         for (name, j, _), c in zip(work, done, strict=True):
-            found.setdefault(name, {})[j] = c
-        for name, parts in found.items():
+            done_of.setdefault(name, {})[j] = c
+        for name, parts in done_of.items():
             if name in frames:
                 frame: Blocks = frames[name]
                 empty = np.zeros((0,) * leaves[name].ndim, leaves[name].dtype)

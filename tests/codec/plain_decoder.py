@@ -13,7 +13,15 @@ from pathlib import Path
 import ml_dtypes  # noqa: F401  NumPy then knows bfloat16 by its name
 import numpy as np
 
-from tests.codec.plain_streams import check, decode_rans, decode_zstd, packed_size, read_table, unpack
+from tests.codec.plain_streams import (
+    check,
+    decode_rans,
+    decode_zstd,
+    packed_size,
+    read_steps,
+    read_table,
+    unpack,
+)
 
 DTYPES = dict(
     pair.split("=")
@@ -25,6 +33,9 @@ DTYPES = dict(
 )
 PART_COLUMNS = ("size", "base", "shift", "zeros", "table", "exceptions")
 CHUNK_TOKENS = 2**18
+SCALED_EIGHTHS = np.array(
+    [1, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081], np.float32
+)
 RF8_FRACTIONS = np.array([-1 / 4, -1 / 8, -1 / 16, 0, 1 / 16, 1 / 8, 1 / 4, 1 / 2], np.float32)
 
 
@@ -141,7 +152,7 @@ def decode_tensor(data, entry, description, tables):
     """[1, 8] Cut the bytes of a tensor into its sections, check these, and decode them."""
     check(not description.get("needs"), "needs what this decoder does not know")
     sections = description.get("sections", {})
-    before = [sections[name] for name in ("side", "classes", "exceptions") if name in sections]
+    before = [sections[name] for name in ("side", "classes", "exceptions", "steps") if name in sections]
     check(len(before) == len(sections), "names of sections")
     rest = data.size - sum(size for size, _ in before)
     chunks = zip(description.get("bytes", [rest]), description["crc32"], strict=True)
@@ -178,6 +189,8 @@ def decode_sections(side, chunks, description, tables):
     if "leaves" in description:
         shape = [sum(math.prod(shape) for shape in description["leaves"]["shapes"])]
     parts = parts_of(description.get("parts", {}), math.prod(shape))
+    if description["quantizer"] == "scaled":
+        return decode_scaled(side, chunks, description, tables, shape, dtype)
     rows, class_bytes = 1, 0
     if axis is not None:
         rows, class_bits = shape[axis], (len(parts) - 1).bit_length()
@@ -190,20 +203,11 @@ def decode_sections(side, chunks, description, tables):
     classes = np.zeros(1, np.uint32) if axis is None else unpack(side[:class_bytes], rows, class_bits)
     check(classes.max(initial=0) < len(parts), "class of a row")
 
-    decode_tokens = {"rans": decode_rans, "zstd": decode_zstd}[description.get("coder", "rans")]
     weights_of_parts = []
-    for k, (n, base, shift, zeros, table, exception_count) in enumerate(parts):
-        check(n * rows == np.count_nonzero(classes == k) * math.prod(shape), "size of a part")
-        tokens, raw = [], []
-        for chunk in range(0, n, CHUNK_TOKENS):
-            data, count = chunks.pop(0), min(CHUNK_TOKENS, n - chunk)
-            coded_size = data.size - packed_size(count, shift)
-            check(coded_size >= 0, "size of a chunk")
-            tokens.append(decode_tokens(data[:coded_size], count, tables[table] if tables else None))
-            raw.append(unpack(data[coded_size:], count, shift))
-        own_exceptions, exceptions = np.split(exceptions, [exception_count])
-        keys = tokens_to_keys(np.concatenate(tokens), np.concatenate(raw), base, shift, own_exceptions)
-        weights_of_parts.append(keys_to_weights(keys, zeros, dtype, description))
+    keys_of_parts = decode_keys(parts, chunks, exceptions, description, tables)
+    for k, (part, keys) in enumerate(zip(parts, keys_of_parts, strict=True)):
+        check(part[0] * rows == np.count_nonzero(classes == k) * math.prod(shape), "size of a part")
+        weights_of_parts.append(keys_to_weights(keys, part[3], dtype, description))
 
     if axis is None:
         return weights_of_parts[0].reshape(shape)
@@ -212,6 +216,61 @@ def decode_sections(side, chunks, description, tables):
     for k, part in enumerate(weights_of_parts):
         weights_by_row[classes == k] = part.reshape(-1, weights_by_row.shape[1])
     return weights
+
+
+def decode_keys(parts, chunks, exceptions, description, tables):
+    """[2, 5] The keys of every part."""
+    decode_tokens = {"rans": decode_rans, "zstd": decode_zstd}[description.get("coder", "rans")]
+    for n, base, shift, _, table, exception_count in parts:
+        tokens, raw = [], []
+        for chunk in range(0, n, CHUNK_TOKENS):
+            data, count = chunks.pop(0), min(CHUNK_TOKENS, n - chunk)
+            coded_size = data.size - packed_size(count, shift)
+            check(coded_size >= 0, "size of a chunk")
+            tokens.append(decode_tokens(data[:coded_size], count, tables[table] if tables else None))
+            raw.append(unpack(data[coded_size:], count, shift))
+        own_exceptions, exceptions = np.split(exceptions, [exception_count])
+        yield tokens_to_keys(np.concatenate(tokens), np.concatenate(raw), base, shift, own_exceptions)
+
+
+def decode_scaled(side, chunks, description, tables, shape, dtype):
+    """[2, 3] The weights of a tensor whose rows and columns have steps."""
+    params, grid = description["params"], description["grid"]
+    b, m = len(params["limits"]), params["rows"]
+    n = math.prod(shape) // (b * m)
+    counts = grid["rows"], grid["columns"]
+    check((sum(counts[0]), sum(counts[1])) == (b * m, n) and b * m * n == math.prod(shape), "size of a grid")
+    pairs = [(i, j) for i in range(len(counts[0])) for j in range(len(counts[1]))]
+    check(len(grid["parts"]) == len(pairs), "pairs of a grid")
+    sizes = [0] * (max(grid["parts"]) + 1)
+    for (i, j), part in zip(pairs, grid["parts"], strict=True):
+        sizes[part] += counts[0][i] * counts[1][j]
+    columns = description.get("parts", {}) | {"size": sizes}
+    parts = parts_of(columns, 0)
+    classes = []
+    for number, count in zip((b * m, n), counts, strict=True):
+        bits = (len(count) - 1).bit_length()
+        packed, side = np.split(side, [packed_size(number, bits)])
+        classes.append(unpack(packed, number, bits))
+        check(np.bincount(classes[-1], minlength=len(count)).tolist() == count, "members of a class")
+    exceptions, side = np.split(side, [4 * sum(part[5] for part in parts)])
+    keys = list(decode_keys(parts, chunks, exceptions.view("<u4"), description, tables))
+    levels = np.empty((b * m, n), np.int32)
+    for (i, j), part in zip(pairs, grid["parts"], strict=True):
+        place = np.ix_(classes[0] == i, classes[1] == j)
+        own, keys[part] = np.split(keys[part], [levels[place].size])
+        levels[place] = own.view(np.int32).reshape(levels[place].shape)
+
+    steps = read_steps(side, b * m, b * n)
+    k = steps[: b * m].reshape(b, m, 1) + steps[b * m :].reshape(b, 1, n)
+    k = np.minimum(k, np.array(params["limits"]).reshape(b, 1, 1))
+    size = np.float32(params["step"]) * SCALED_EIGHTHS[k % 8]
+    size = np.ldexp(size, (k // 8).astype(np.int32))
+    with np.errstate(over="ignore", under="ignore"):
+        largest = np.float32(min(ml_dtypes.finfo(dtype).max.astype(np.float64), np.finfo(np.float32).max))
+        weights = np.clip(levels.reshape(b, m, n).astype(np.float32) * size, -largest, largest).astype(dtype)
+    order = params.get("order", list(range(len(shape))))
+    return weights.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
 
 
 def tokens_to_keys(tokens, raw, base, shift, exceptions):

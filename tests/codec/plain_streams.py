@@ -19,16 +19,35 @@ def read_table(data):
     """[4] The frequencies of the 256 tokens."""
     first, last, order = data[:3]
     bits = "".join(f"{byte:08b}" for byte in data[3:])
-    frequencies, frequency, start = np.zeros(256, np.int64), 0, 0
-    for token in range(first, last + 1):
+    differences, rest = read_golomb(bits, last - first + 1, order)
+    check(len(rest) < 8 and "1" not in rest, "end of a table")
+    frequencies = np.zeros(256, np.int64)
+    frequencies[first : last + 1] = np.cumsum(differences)
+    check(frequencies.min() >= 0 and frequencies.sum() == 2**PROBABILITY_BITS, "frequencies of a table")
+    return frequencies
+
+
+def read_golomb(bits, count, order):
+    """[4] So many numbers, and the bits after them."""
+    numbers, start = [], 0
+    for _ in range(count):
         zeros = bits.index("1", start) - start
         end = start + 2 * zeros + 1 + order
         number = int(bits[start + zeros : end], 2) - 2**order
-        frequency += (number + 1) // 2 if number % 2 else -number // 2
-        frequencies[token], start = frequency, end
-    check(len(bits) - 8 < start <= len(bits) and "1" not in bits[start:], "end of a table")
-    check(frequencies.min() >= 0 and frequencies.sum() == 2**PROBABILITY_BITS, "frequencies of a table")
-    return frequencies
+        numbers.append((number + 1) // 2 if number % 2 else -number // 2)
+        start = end
+    check(start <= len(bits), "numbers are cut off")
+    return numbers, bits[start:]
+
+
+def read_steps(data, rows, columns):
+    """[3] The steps of rows and columns of the quantizer scaled."""
+    bits = "".join(f"{byte:08b}" for byte in data[4:])
+    first, rest = read_golomb(bits, rows, int(data[1]))
+    second, rest = read_golomb(rest, columns, int(data[3]))
+    check(len(rest) < 8 and "1" not in rest, "end of the steps")
+    centres = data[[0, 2]].view(np.int8).astype(np.int64)
+    return np.concatenate([np.array(first) + centres[0], np.array(second) + centres[1]])
 
 
 def decode_rans(data, count, frequencies):

@@ -36,7 +36,7 @@ class Crossings(NamedTuple):
 
 def plan(levels: np.ndarray) -> Crossings:
     """The classes that code a matrix of levels, int32 (rows, columns), in the fewest bits."""
-    size = np.abs(levels)
+    size = np.abs(levels.astype(np.float32))  # that of -2^31 too
     rows, columns = (_classes(size.sum(axis, dtype=np.float64)) for axis in (1, 0))
     counts = _counts(levels, size, rows, columns)
     best, least = None, np.inf
