@@ -11,8 +11,8 @@ from ggjax.codec._compressed import Blocks
 from ggjax.codec._host import in_parallel, outside_trace
 from ggjax.codec._shards import frame_of, host_blocks_of
 from ggjax.codec.quantize._scaled import Scaled
-from ggjax.sensitivity import Levels, Sensitivity, _rounding
-from ggjax.sensitivity._rounding import Found, Planned
+from ggjax.sensitivity import Levels, Sensitivity, _search
+from ggjax.sensitivity._search import Found
 
 MIN_SIZE = 256
 """Smaller leaves are not rounded: their steps and tables would take more than that saves."""
@@ -36,10 +36,13 @@ def in_bits(leaves: dict[str, Any], state: Sensitivity, room: float, coder: str)
     if room <= 0:
         raise ValueError(f"bits cannot be met: leaves that are kept take {-room / 8:,.0f} bytes more than that")
     asked, best, most = (1 - MARGIN) * room / size, None, 0.0
-    known, found = _rounding.planned(leaves, state), None
+    known = _search.planned(leaves, state)
+    found = _search.to_bits(known, asked)
     for attempt in range(ATTEMPTS):
-        found = _rounding.to_bits(known, asked, near=found)
-        coded = _coded(known, found, coder)
+        if attempt:
+            _, constant, _ = _search.bits_again(found.known, asked, cap=found.cap, start=found.constant)
+            found = _search.at(found.known, found.cap, constant)
+        coded = _coded(found, coder)
         taken = 8.0 * sum(x.nbytes for x in coded.values())
         if most < taken <= room:
             best, most = coded, taken
@@ -59,13 +62,12 @@ def at_loss(leaves: dict[str, Any], state: Sensitivity, loss_rise: float, coder:
     Raises:
       ValueError: as ``round_to``.
     """
-    known = _rounding.planned(leaves, state)
-    return _coded(known, _rounding.to_rise(known, loss_rise), coder)
+    return _coded(_search.to_rise(_search.planned(leaves, state), loss_rise), coder)
 
 
-def _coded(known: Planned, found: Found, coder: str) -> dict[str, Any]:
+def _coded(found: Found, coder: str) -> dict[str, Any]:
     """The rounded leaves, each ``Coded``, ``Blocks`` or as it is where it is not worth coding."""
-    leaves, rises = known.leaves, _rounding.rises_of(known, found)
+    leaves, rises = found.known.leaves, found.rises
     out: dict[str, Any] = dict(leaves)
     with outside_trace():
         work: list[tuple[str, int, Callable[[], _encode.Tokens]]] = []

@@ -14,10 +14,10 @@ what any change of the weights costs, and ``round_to`` rounds them so that it co
 from ggjax.sensitivity._estimate import estimate as estimate
 from ggjax.sensitivity._file import load as load
 from ggjax.sensitivity._file import save as save
+from ggjax.sensitivity._levels import Levels as Levels
 from ggjax.sensitivity._moments import from_second_moments as from_second_moments
 from ggjax.sensitivity._predict import Prediction as Prediction
 from ggjax.sensitivity._predict import predict as predict
-from ggjax.sensitivity._rounding import Levels as Levels
 from ggjax.sensitivity._rounding import Rounded as Rounded
 from ggjax.sensitivity._rounding import round_to as round_to
 from ggjax.sensitivity._state import Factors as Factors

@@ -26,7 +26,7 @@ def _bits_of_leaf(leaf: Any) -> float:
     size = np.abs(q * steps).mean(2, keepdims=True)
     size = np.exp2(np.round(2 * np.log2(np.maximum(size, 1e-30))) / 2)  # what the decoder is told
     width = np.log2(size / steps).ravel()
-    side = sum(x.size for x in (leaf.row_steps, leaf.column_steps)) * STEP_BITS + 3 * size.size
+    side = sum(x.size * STEP_BITS for x in (leaf.row_steps, leaf.column_steps) if x.any()) + 3 * size.size
     classes = min(CLASSES, max(1, q.size // 2048))
     edges = np.quantile(width, np.arange(1, classes) / classes) if classes > 1 else np.zeros(0)
     which = np.searchsorted(edges, width)

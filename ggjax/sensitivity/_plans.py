@@ -55,6 +55,13 @@ def plan(f: Factors, examples: float, damping: float, which: slice) -> Plan:
     return Plan(best == 0, triangle, row_steps, column_steps, step)
 
 
+def plain(f: Factors) -> Plan:
+    """The plan of one step for all weights, without feedback."""
+    b, m, n = f.view.sizes
+    rows, columns = jnp.zeros((b, m), jnp.int8), jnp.zeros((b, n), jnp.int8)
+    return Plan(True, jnp.ones((b, 1, 1)), rows, columns, jnp.ones(()))
+
+
 def _normalised(x: jax.Array, total: jax.Array) -> jax.Array:
     """A factor with a mean diagonal of 1; the identity for one of zeros."""
     size = x.shape[-1]

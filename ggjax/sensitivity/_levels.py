@@ -1,0 +1,63 @@
+"""The levels of a leaf, and the rounding to them by a plan."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ggjax._internal import step_grid
+from ggjax.sensitivity import _feedback
+from ggjax.sensitivity._views import View
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Levels:
+    """A rounded leaf: whole numbers, and the steps that they are multiples of."""
+
+    levels: jax.Array  # int32 (b, m, n): the leaf as b matrices of m rows and n columns
+    row_steps: jax.Array  # int8 (b, m), in eighths of a power of two
+    column_steps: jax.Array  # int8 (b, n)
+    step: jax.Array  # float32 (), the step of a weight whose row and column have 0
+    limit: jax.Array  # int32 (b,), in eighths of a power of two: no step is larger
+    view: View = dataclasses.field(metadata={"static": True})
+    dtype: Any = dataclasses.field(metadata={"static": True})
+
+    @property
+    def steps(self) -> jax.Array:
+        """The step of every weight, float32 (b, m, n): step 2^(k / 8) with k the smaller of row_steps_i +
+        column_steps_j and limit."""
+        return step_grid.table_of(self.step)[step_grid.place_of(self.row_steps, self.column_steps, self.limit)]
+
+    @property
+    def values(self) -> jax.Array:
+        """The weights: levels times steps, in the shape and dtype of the leaf."""
+        return self.view.leaf(self.levels.astype(jnp.float32) * self.steps).astype(self.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("view", "along_rows"))
+def round_leaf(
+    x: jax.Array, arrays: tuple[jax.Array, ...], constant: float, cap: float, view: View, along_rows: bool
+) -> Levels:
+    """A leaf rounded by its plan, the fields of which but the first are the arrays."""
+    triangle, row_steps, column_steps, unit = arrays
+    w = view.matrices(x.astype(jnp.float32))
+    spread = jnp.std(w, axis=(1, 2))
+    largest = cap * jnp.where(spread > 0, spread, jnp.maximum(jnp.abs(w).max((1, 2)), 1.0))
+    # Where nothing is known, the unit is infinite: every step is the largest.
+    step = jnp.clip(
+        jnp.minimum(unit * constant, largest.min() * 2.0**30), step_grid.SMALLEST, step_grid.LARGEST
+    )
+    limit = jnp.floor(step_grid.FINENESS * jnp.log2(largest / step))
+    limit = jnp.clip(limit, step_grid.LOWEST, step_grid.HIGHEST).astype(jnp.int32)
+    sizes = step_grid.table_of(step)[step_grid.place_of(row_steps, column_steps, limit)]
+    if triangle.shape[-1] != w.shape[1 if along_rows else 2]:  # a diagonal factor: no errors to make good
+        levels = jnp.round(w / sizes)
+    elif along_rows:
+        levels = jax.vmap(_feedback.round_rows)(w, triangle, sizes)
+    else:
+        turned = jax.vmap(_feedback.round_rows)(w.swapaxes(1, 2), triangle, sizes.swapaxes(1, 2))
+        levels = turned.swapaxes(1, 2)
+    return Levels(levels.astype(jnp.int32), row_steps, column_steps, step, limit, view, jnp.dtype(x.dtype))

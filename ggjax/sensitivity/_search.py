@@ -1,0 +1,191 @@
+"""The search for the constant of a tree: levels of so many bits, or of so large a rise of the loss."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ggjax._internal import trees
+from ggjax.sensitivity import _counting, _plans
+from ggjax.sensitivity._levels import Levels, round_leaf
+from ggjax.sensitivity._predict import rise
+from ggjax.sensitivity._state import Factors, Sensitivity, leaf_of
+
+DAMPING = 0.1
+"""Of 0.001, 0.01 and 0.1 the best on a small language model, from 10 to 200 batches: less trusts factors of few
+examples too far."""
+
+CAP = 1.5
+CAPS = (1, 2, 4)
+"""No step is larger than this many standard deviations of its leaf, or than these multiples: a larger one would
+erase whole rows that few examples happened to touch, a smaller one spends bits on rows that do not matter."""
+
+TRIES = 12
+"""Roundings of the whole tree at most, to come within TOLERANCE of what is asked."""
+
+TOLERANCE = 0.005
+NEAR = 0.25
+"""How far, in bits or in doublings of the rise, the best of the tries may lie from what is asked: at few bits
+both jump, as whole rows become zero."""
+
+GRAIN = 512
+"""Constants are powers of 2^(1/512): a sum that a device rounds otherwise seldom leads to another one."""
+
+
+class Planned(NamedTuple):
+    """Leaves that are to be rounded, and the plans for them."""
+
+    leaves: dict[str, Any]
+    factors: dict[str, Factors]
+    examples: np.ndarray  # of both halves of the gradients
+    plans: dict[str, _plans.Plan]  # by all gradients
+    first: dict[str, _plans.Plan]  # by the first half only, to be judged by the second
+
+    @property
+    def size(self) -> int:
+        """The number of weights."""
+        return sum(x.size for x in self.leaves.values())
+
+
+class Found(NamedTuple):
+    """Levels, and what gave them."""
+
+    levels: dict[str, Levels]
+    rises: dict[str, float]  # predicted, of every leaf
+    known: Planned  # with the plans that were followed
+    cap: float
+    constant: float
+
+
+def planned(leaves: dict[str, Any], state: Sensitivity, damping: float = DAMPING) -> Planned:
+    """The plans for some leaves, by name. ValueError as ``round_to`` has it."""
+    trees.check_finite(list(leaves), list(leaves.values()))
+    for name in leaves:
+        if name not in state.factors:
+            raise ValueError(f"leaf {name!r} is not in the sensitivity, which has {len(state.factors)} leaves")
+        leaf_of(leaves, name, state.factors[name].view, "params")
+    examples = np.asarray(state.examples)
+    if not examples.all():
+        raise ValueError(
+            "the sensitivity knows too few gradients: expected two updates or more, one for each half"
+        )
+    every, first = (
+        {n: _plans.plan(state.factors[n], float(examples[which].sum()), damping, which) for n in leaves}
+        for which in (slice(None), slice(0, 1))
+    )
+    return Planned(leaves, {n: state.factors[n] for n in leaves}, examples, every, first)
+
+
+def to_bits(known: Planned, asked: float, *, cap: float = CAP) -> Found:
+    """The levels of so many bits per weight, by the plan and the cap that should cost least.
+
+    ValueError where no step gives so few.
+    """
+    start = 2.0 ** (1 - asked) * _typical(known)
+    found = _of_all_ways(known, lambda k, c: bits_again(k, asked, cap=c, start=start), cap, "bits", asked)
+    return min(found, key=lambda f: sum(f.rises.values()))
+
+
+def bits_again(known: Planned, asked: float, *, cap: float, start: float) -> tuple[float, float, float]:
+    """(how far it is from what is asked, the constant, the bits per weight) of one plan and cap."""
+
+    def bits(constant: float) -> float:
+        return _counting.bits_of(_rounded(known, known.plans, constant, cap)) / known.size
+
+    return _nearest(bits, start, asked, slope=-1.0)
+
+
+def to_rise(known: Planned, asked: float, *, cap: float = CAP) -> Found:
+    """The levels whose predicted rise is so large, by the plan and the cap that take the fewest bits.
+
+    ValueError where no step costs so much.
+    """
+    start = math.sqrt(24 * asked / known.size)  # every weight adds step^2 / 24 at high rates
+
+    def rise_again(known: Planned, cap: float) -> tuple[float, float, float]:
+        return _nearest(lambda c: sum(_rises(known, c, cap).values()), start, asked, slope=2.0)
+
+    found = _of_all_ways(known, rise_again, cap, "loss_rise", asked)
+    return min(found, key=lambda f: _counting.bits_of(f.levels))
+
+
+def at(known: Planned, cap: float, constant: float) -> Found:
+    """The levels of a plan, a cap and a constant."""
+    levels = _rounded(known, known.plans, constant, cap)
+    return Found(levels, _rises(known, constant, cap), known, cap, constant)
+
+
+def _of_all_ways(
+    known: Planned,
+    nearest: Callable[[Planned, float], tuple[float, float, float]],
+    cap: float,
+    name: str,
+    asked: float,
+) -> list[Found]:
+    """What comes near enough to what is asked, of every cap, and of one step for all."""
+    plain = {n: _plans.plain(f) for n, f in known.factors.items()}
+    ways = [(known, k * cap) for k in CAPS]
+    ways.append((known._replace(plans=plain, first=plain), CAPS[-1] * cap))
+    tried = [(nearest(*way), way) for way in ways]
+    found = [at(*way, constant) for (miss, constant, _), way in tried if miss <= NEAR]
+    if not found:
+        value = min(tried, key=lambda t: t[0][0])[0][2]
+        raise ValueError(f"{name}={asked!r} cannot be reached: the nearest is {value:.4g}")
+    return found
+
+
+def _rises(known: Planned, constant: float, cap: float) -> dict[str, float]:
+    """The predicted rise of every leaf, by the half of the gradients that neither steps nor levels saw."""
+    rises = {
+        n: rise(known.factors[n], trees.wide(q.values) - trees.wide(known.leaves[n]), slice(1, 2))
+        for n, q in _rounded(known, known.first, constant, cap).items()
+    }
+    return {n: float(r) / float(known.examples[1]) for n, r in rises.items()}
+
+
+def _rounded(known: Planned, plans: dict[str, _plans.Plan], constant: float, cap: float) -> dict[str, Levels]:
+    return {
+        n: round_leaf(x, plans[n][1:], constant, cap, known.factors[n].view, plans[n].along_rows)
+        for n, x in known.leaves.items()
+    }
+
+
+def _typical(known: Planned) -> float:
+    """The constant at which steps are about a standard deviation, by the geometric mean over all weights."""
+    logs = [
+        x.size * math.log2(max(float(jnp.std(trees.wide(x))), 1e-30) / min(float(known.plans[n].step), 1e30))
+        for n, x in known.leaves.items()
+    ]
+    return 2.0 ** (sum(logs) / known.size)
+
+
+def _nearest(
+    f: Callable[[float], float], start: float, asked: float, *, slope: float
+) -> tuple[float, float, float]:
+    """(how far the best is from what is asked, the constant there, f there), by steps in the logarithms.
+
+    f is about a power of the constant (the rise), or falls by one with every doubling of it (bits).
+    """
+    low = high = None  # constants known to give too little rise (too many bits), and too much
+    constant = 2.0 ** (round(math.log2(start) * GRAIN) / GRAIN)
+    best, last = (math.inf, constant, 0.0), math.nan
+    for _ in range(TRIES):
+        value = f(constant)
+        miss = math.log2(max(value, 1e-30) / asked) if slope > 0 else value - asked
+        if abs(miss) < best[0]:
+            best = (abs(miss), constant, value)
+        if abs(value / asked - 1) <= TOLERANCE:
+            break
+        too_coarse = miss * slope > 0
+        low, high = (low, constant) if too_coarse else (constant, high)
+        if high is None and value == last:
+            break  # the cap holds it
+        last = value
+        constant *= 2.0 ** (round(max(min(-miss / slope, 4), -4) * GRAIN) / GRAIN)
+        if low is not None and high is not None and not low < constant < high:
+            constant = low * 2.0 ** (round(math.log2(high / low) * GRAIN / 2) / GRAIN)
+        if constant in (low, high):
+            break
+    return best
