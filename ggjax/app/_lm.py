@@ -140,7 +140,7 @@ def train_steps(
 
     def step(i: jax.Array, carry: tuple[Any, Any, jax.Array]) -> tuple[Any, Any, jax.Array]:
         params, state, total = carry
-        tokens = _windows(text, jax.random.fold_in(key, i), batch, context)
+        tokens = windows(text, jax.random.fold_in(key, i), batch, context)
         value, grads = jax.value_and_grad(functools.partial(loss, model))(params, tokens)
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state, total + value
@@ -149,7 +149,8 @@ def train_steps(
     return params, state, total / (last - first)
 
 
-def _windows(text: jax.Array, key: jax.Array, batch: int, context: int) -> jax.Array:
+def windows(text: jax.Array, key: jax.Array, batch: int, context: int) -> jax.Array:
+    """Windows of bytes (batch, context + 1) at random places of the text."""
     starts = jax.random.randint(key, (batch,), 0, text.size - context)
     return jax.vmap(lambda s: lax.dynamic_slice(text, (s,), (context + 1,)))(starts)
 

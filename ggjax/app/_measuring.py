@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax import codec, gennorm, rate, rf8
-from ggjax.app import _lm
+from ggjax.app import _calibrating, _lm
 from ggjax.app._progress import Report
 from ggjax.app._training import FINE, MIDDLE, Settings, model_of, size
 
@@ -23,8 +23,10 @@ LOSS_RISES = (0.005, 0.01, 0.02, 0.05, 0.1)
 COARSE_STEPS = tuple(2.0 ** (k / 4) for k in range(-52, -7))
 """Where the coarsest step within a limit is looked for: 2^-13, 2^-12.75, ..., 2^-2."""
 
-LOSSES_OF_ALL = 4 * 10 + 2 * len(FRONTIER_STEPS)
+LOSSES_OF_ALL = 4 * 10 + 2 * (len(FRONTIER_STEPS) + _calibrating.LOSSES)
 """About how often ``measure_all`` takes a loss."""
+
+CALIBRATED = "_calibrated"
 
 LossOf = Callable[[Any], float]
 
@@ -32,7 +34,7 @@ LossOf = Callable[[Any], float]
 def measure_all(
     models: Mapping[str, Any], text: _lm.Text, s: Settings, report: Report, folder: Path
 ) -> dict[str, Any]:
-    """The table, the frontiers of "adam" and "backslash", and the bits saved at equal loss.
+    """The table, the frontiers of "adam" and "backslash", plain and calibrated, and the bits at equal loss.
 
     The models go to files in ``folder``, each at the coarsest step of its row.
     """
@@ -60,6 +62,14 @@ def measure_all(
             for name in ("adam", "backslash")
             for point in frontier(models[name], FRONTIER_STEPS, loss_of)
         ]
+        for row in table[:2]:  # of both trainings
+            name = row["model"] + CALIBRATED
+            found = _calibrating.measure(
+                name, row, models[row["model"]], text, s, folder / f"{name}.ggjax.safetensors", loss_of
+            )
+            table.append(found[0])
+            points += found[1]
+            zstd_bytes.append(pool.submit(_zstd_bytes, found[2]))
         for row, nbytes in zip(table, zstd_bytes, strict=True):
             row["zstd_bytes"] = nbytes.result()
     return {"table": table, "frontier": points, "saved": saved_bits(points, table[0]["loss"])}
@@ -129,28 +139,31 @@ def frontier(params: Any, steps: Sequence[float], loss_of: LossOf) -> list[dict[
 
 
 def saved_bits(points: Sequence[Mapping[str, Any]], loss: float) -> list[dict[str, float]]:
-    """Bits of both models at equal loss after quantization, interpolated between the points of the frontier.
+    """Bits of the models at equal loss after quantization, interpolated between the points of the frontiers.
 
     Args:
       points: "frontier" of results.json.
       loss: Adam's loss before quantization; the levels are ``LOSS_RISES`` above it.
 
     Returns:
-      {"rise", "loss", "adam", "backslash", "saved"} for every level that both frontiers reach; "saved" is the
-      share of Adam's bits.
+      {"rise", "loss", "adam", "backslash", "saved"} for every level that both frontiers reach, and
+      "adam_calibrated" and "backslash_calibrated" where those do; "saved" is the share of Adam's bits.
     """
     rows = []
     for rise in LOSS_RISES:
         at = (1 + rise) * loss
-        adam, ours = (bits_at([p for p in points if p["model"] == name], at) for name in ("adam", "backslash"))
+        names = dict.fromkeys(p["model"] for p in points)
+        found = {name: bits_at([p for p in points if p["model"] == name], at) for name in names}
+        adam, ours = found["adam"], found["backslash"]
         if adam is not None and ours is not None:
-            rows.append({"rise": rise, "loss": at, "adam": adam, "backslash": ours, "saved": 1 - ours / adam})
+            reached = {name: b for name, b in found.items() if b is not None}
+            rows.append({"rise": rise, "loss": at, **reached, "saved": 1 - ours / adam})
     return rows
 
 
 def bits_at(points: Sequence[Mapping[str, Any]], loss: float) -> float | None:
-    """Bits of one model at a loss, linear between its points in the order of their steps; None outside them."""
-    points = sorted(points, key=lambda p: p["step"])
+    """Bits of one model at a loss, linear between its points in the order of their bits; None outside them."""
+    points = sorted(points, key=lambda p: -p["bits"])
     losses = np.maximum.accumulate([p["loss"] for p in points])
     if not losses[0] <= loss <= losses[-1]:
         return None

@@ -19,7 +19,7 @@ import numpy as np
 
 import ggjax
 from ggjax._internal.atomic import new_file
-from ggjax.app import _lm, _measuring, _training
+from ggjax.app import _calibrating, _lm, _measuring, _training
 from ggjax.app._progress import progress
 from ggjax.app._training import FULL as FULL
 from ggjax.app._training import QUICK as QUICK
@@ -27,10 +27,14 @@ from ggjax.app._training import Settings as Settings
 
 LABELS = {
     "adam": "Adam",
+    "adam_calibrated": "+ calibrated",
     "backslash": "BackSlash",
+    "backslash_calibrated": "+ calibrated",
     "deepshape": "+ DeepShape",
     "post_trained": "+ post-train",
 }
+"""What the rows are called, in the order in which they are shown."""
+
 LEGEND = """\
 Adam         from a small Gaussian init, {xi:g} of Glorot's variance
 BackSlash    from the same init, with as many steps on the same bytes: Adam + BackSlash,
@@ -39,10 +43,13 @@ BackSlash    from the same init, with as many steps on the same bytes: Adam + Ba
 loss         bits per byte on held-out files;  RF8  the same, every weight in one byte
 nu           shape of the fitted law: 2 Gaussian, 1 Laplace
 bits         per parameter, by entropy/by exp-Golomb codes, at quantization steps 2^-13,
-             2^-8, and the coarsest step that costs at most 1 % of the loss"""
+             2^-8, and the coarsest step that costs at most 1 % of the loss
++ calibrated the weights of the row above, each row and column of a matrix with a step of its
+             own, and every error made good by the weights after it, by what {batches} batches
+             say; asked to cost 1 % of the loss on validation text; bits of the file"""
 FILES_LEGEND = """\
-Files        at that coarsest step, read back before their loss was taken; bits per
-             parameter of the whole file, beside the entropy; the same tensors as
+Files        at that coarsest step, or as asked, read back before their loss was taken; bits
+             per parameter of the whole file, beside the entropy; the same tensors as
              plain safetensors, and those through zstd -19"""
 
 
@@ -98,27 +105,36 @@ def show(results: dict[str, Any], out: str | os.PathLike[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, 80)
     table = _table("model", "loss", "nu", "bits 2^-13", "bits 2^-8", "bits, step <= 1 %", "RF8")
-    for row in results["table"]:
-        bits = [f"{row['entropy_' + k]:.2f}/{row['exp_golomb_' + k]:.2f}" for k in ("2^-13", "2^-8", "1%")]
-        bits[2] += f" {_step(row)}"
-        numbers = [f"{row['loss']:.3f}", f"{row['nu']:.2f}", *bits, f"{row['rf8_loss']:.3f}"]
+    rows = sorted(results["table"], key=lambda row: [*LABELS].index(row["model"]))
+    for row in rows:
+        if "asked_loss" in row:
+            bits, rf8 = ["", "", f"{row['file_bits']:.2f}     "], ""
+        else:
+            bits = [f"{row['entropy_' + k]:.2f}/{row['exp_golomb_' + k]:.2f}" for k in ("2^-13", "2^-8", "1%")]
+            bits[2] += f" {_step(row)}"
+            rf8 = f"{row['rf8_loss']:.3f}"
+        numbers = [f"{row['loss']:.3f}", f"{row['nu']:.2f}", *bits, rf8]
         table.add_row(LABELS[row["model"]], *numbers)
     console.print(table)
-    console.print(LEGEND.format(xi=results["settings"]["xi"]))
+    console.print(LEGEND.format(xi=results["settings"]["xi"], batches=_calibrating.BATCHES))
     table = _table("file of", "step", "loss", "entropy", "bits", "bytes", "safetensors", "zstd -19")
-    for row in results["table"]:
+    for row in rows:
         sizes = [f"{row[k]:,}" for k in ("file_bytes", "safetensors_bytes", "zstd_bytes")]
-        bits = [f"{row['entropy_1%']:.3f}", f"{row['file_bits']:.3f}"]
-        table.add_row(LABELS[row["model"]], _step(row), f"{row['file_loss']:.3f}", *bits, *sizes)
+        step, entropy = ("", "") if "asked_loss" in row else (_step(row), f"{row['entropy_1%']:.3f}")
+        loss = f"{row['file_loss']:.3f}"
+        table.add_row(LABELS[row["model"]], step, loss, entropy, f"{row['file_bits']:.3f}", *sizes)
     console.print(table)
     console.print(FILES_LEGEND)
     console.print()
-    console.print("Entropy in bits per parameter at equal loss after quantization, both from the same init:")
+    console.print("Bits per parameter at equal loss after quantization, all from the same init, by entropy;")
+    console.print("calibrated: of the coded tensors, steps and tables included")
+    names = ("adam", "backslash", "adam_calibrated", "backslash_calibrated")
+    table = _table("loss", "Adam's +", "Adam", "BackSlash", "Adam, cal.", "BackSlash, cal.")
     for row in results["saved"]:
-        console.print(
-            f"  loss {row['loss']:.3f} (Adam's + {100 * row['rise']:g} %): "
-            f"Adam {row['adam']:.2f}, BackSlash {row['backslash']:.2f} ({-100 * row['saved']:+.0f} %)"
-        )
+        bits = [f"{row[n]:.2f} ({100 * (row[n] / row['adam'] - 1):+.0f} %)" if n in row else "" for n in names]
+        bits[0] = f"{row['adam']:.2f}"
+        table.add_row(f"{row['loss']:.3f}", f"{100 * row['rise']:g} %", *bits)
+    console.print(table)
     console.print("What the init itself gives: see the README, or run python -m tests.benchmarks.arms")
     console.print(f"\nWrote life.png, results.json and the files of the models to {Path(out)}")
 

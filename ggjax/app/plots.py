@@ -12,7 +12,13 @@ from ggjax import gennorm
 
 BLUE, ORANGE, GREEN, GREY, INK = "#3b6fb6", "#d9622b", "#2a8f6d", "#a5a9b0", "#24272c"
 COLORS = {"adam": BLUE, "backslash": ORANGE, "deepshape": GREEN, "post_trained": GREEN}
-NAMES = {"adam": "Adam", "backslash": "Adam + BackSlash, from the same init"}
+CALIBRATED = "_calibrated"
+NAMES = {
+    "adam": "Adam",
+    "backslash": "Adam + BackSlash, from the same init",
+    "adam_calibrated": "Adam, calibrated rounding",
+    "backslash_calibrated": "BackSlash, calibrated rounding",
+}
 
 
 def histogram(
@@ -69,7 +75,7 @@ def frontier(points: Sequence[Mapping[str, Any]], ax: Axes | None = None, *, los
     """Loss after quantization against entropy bits per parameter, one curve per model: lower left is better.
 
     Args:
-      points: {"model", "step", "bits", "loss"}, as in results.json.
+      points: {"model", "step", "bits", "loss"}, as in results.json; calibrated ones have no step.
       ax: where to draw; None for a new figure.
       loss: a loss to mark, that of the unquantized model.
 
@@ -78,12 +84,13 @@ def frontier(points: Sequence[Mapping[str, Any]], ax: Axes | None = None, *, los
     """
     ax = _axes(ax)
     for model in dict.fromkeys(p["model"] for p in points):
-        curve = sorted((p["bits"], p["loss"], p["step"]) for p in points if p["model"] == model)
-        bits, losses, steps = zip(*curve, strict=True)
-        color = COLORS.get(model, GREY)
-        ax.plot(bits, losses, "o-", color=color, ms=4, lw=1.8, label=NAMES.get(model, model))
+        curve = sorted((p["bits"], p["loss"], p.get("step")) for p in points if p["model"] == model)
+        bits, losses, _ = zip(*curve, strict=True)
+        color = COLORS.get(model.removesuffix(CALIBRATED), GREY)
+        style = "s--" if model.endswith(CALIBRATED) else "o-"
+        ax.plot(bits, losses, style, color=color, ms=4, lw=1.8, label=NAMES.get(model, model))
         for b, y, s in curve:
-            whole = np.log2(s) == round(np.log2(s))
+            whole = s is not None and np.log2(s) == round(np.log2(s))
             if whole and (loss is None or y < 1.25 * loss):
                 side = (4, 5) if model == "adam" else (-3, -13)
                 ax.annotate(

@@ -1,5 +1,6 @@
 """Calibrated compression: levels by the sensitivity of the weights, with steps of rows and columns."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from ggjax.codec._host import in_parallel, outside_trace
 from ggjax.codec._shards import frame_of, host_blocks_of
 from ggjax.codec.quantize._scaled import Scaled
 from ggjax.sensitivity import Levels, Sensitivity, _search
-from ggjax.sensitivity._search import Found
+from ggjax.sensitivity._search import Found, Planned
 
 MIN_SIZE = 256
 """Smaller leaves are not rounded: their steps and tables would take more than that saves."""
@@ -21,6 +22,10 @@ ATTEMPTS = 6
 
 MARGIN = 0.003
 """The share of the bits that is left free at first, since what comes out differs a little from the estimate."""
+
+MEASUREMENTS = 5
+CLOSE = 0.05
+"""A rise that is measured is met within this share; the loss is taken so often at most, besides once before."""
 
 SPARE = 0.01
 """If more than this share is left free, it is tried again."""
@@ -56,13 +61,47 @@ def in_bits(leaves: dict[str, Any], state: Sensitivity, room: float, coder: str)
     return best
 
 
-def at_loss(leaves: dict[str, Any], state: Sensitivity, loss_rise: float, coder: str) -> dict[str, Any]:
-    """Leaves in their coded form, at a rise of the loss by the quadratic model.
+def at_loss(
+    leaves: dict[str, Any],
+    state: Sensitivity,
+    loss_rise: float,
+    coder: str,
+    measured: Callable[[dict[str, Any]], float] | None = None,
+) -> dict[str, Any]:
+    """Leaves in their coded form, at a rise of the loss by the quadratic model, or as it is measured.
+
+    Args:
+      leaves, state, coder: as ``in_bits`` has them.
+      loss_rise: what is asked.
+      measured: the loss where some leaves are replaced; of the leaves themselves where none are.
 
     Raises:
       ValueError: as ``round_to``.
     """
-    return _coded(_search.to_rise(_search.planned(leaves, state), loss_rise), coder)
+    known = _search.planned(leaves, state)
+    if measured is not None:
+        return _coded(_measured(known, loss_rise, measured), coder)
+    return _coded(_search.to_rise(known, loss_rise), coder)
+
+
+def _measured(known: Planned, loss_rise: float, measured: Callable[[dict[str, Any]], float]) -> Found:
+    """The rounding whose measured rise is the nearest to what is asked, and seldom more than that by much."""
+    before, asked = measured({}), loss_rise
+    found = best = _search.to_rise(known, asked)
+    least = math.inf
+    for attempt in range(MEASUREMENTS):
+        if attempt:
+            found = _search.near(found, asked)
+        rise = measured({n: q.values for n, q in found.levels.items()}) - before
+        if not math.isfinite(rise):
+            raise ValueError(f"the loss after rounding is {rise + before!r}, expected a finite number")
+        miss = abs(math.log(max(rise, 1e-9 * loss_rise) / loss_rise))
+        if miss < least:
+            best, least = found, miss
+        if miss < CLOSE:
+            break
+        asked *= min(max(loss_rise / max(rise, 1e-30), 0.25), 4.0)
+    return best
 
 
 def _coded(found: Found, coder: str) -> dict[str, Any]:

@@ -111,6 +111,16 @@ def to_rise(known: Planned, asked: float, *, cap: float = CAP) -> Found:
     return min(found, key=lambda f: _counting.bits_of(f.levels))
 
 
+def near(found: Found, asked: float) -> Found:
+    """The levels of another predicted rise, by the plan and the cap of others."""
+
+    def total(constant: float) -> float:
+        return sum(_rises(found.known, constant, found.cap).values())
+
+    start = found.constant * math.sqrt(asked / max(sum(found.rises.values()), 1e-30))
+    return at(found.known, found.cap, _nearest(total, start, asked, slope=2.0)[1])
+
+
 def at(known: Planned, cap: float, constant: float) -> Found:
     """The levels of a plan, a cap and a constant."""
     levels = _rounded(known, known.plans, constant, cap)

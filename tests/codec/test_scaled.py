@@ -107,6 +107,23 @@ def test_a_rise_of_the_loss_is_what_predict_says(known):
         assert sensitivity.predict(PARAMS, codec.decompress(small), known).total < 1.5 * rise
 
 
+def test_a_loss_that_is_measured_is_met(known):
+    """The quadratic model is wrong by a factor of three here, and the loss has a part of its own."""
+    seen = []
+
+    def loss(params):
+        seen.append(params)
+        return 2.5 + 3 * sensitivity.predict(PARAMS, params, known).total
+
+    small = codec.compress(PARAMS, loss_rise=0.01, sensitivity=known, loss=loss)
+    assert loss(codec.decompress(small)) == pytest.approx(2.51, abs=0.0006)
+    assert 3 <= len(seen) <= 7
+    with pytest.raises(ValueError, match="the loss after rounding is nan"):
+        codec.compress(PARAMS, loss_rise=0.01, sensitivity=known, loss=lambda p: p["stack"].sum() * jnp.nan)
+    with pytest.raises(ValueError, match="loss belongs to loss_rise"):
+        codec.compress(PARAMS, bits=4, sensitivity=known, loss=loss)
+
+
 @pytest.mark.parametrize("spec", [P("x"), P(None, "x"), P("y", "x")], ids=str)
 def test_sharded_leaves_are_coded_shard_by_shard(known, spec, tmp_path):
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
