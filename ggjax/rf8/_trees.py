@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax._internal import pack, trees
+from ggjax.rf8 import _calibrated
 from ggjax.rf8._array import RF8Array, check_form
 from ggjax.rf8._decode import decode
 from ggjax.rf8._encode import Axis, encode_array, encode_on_host, has_axes, static_axis
 from ggjax.rf8._format import NOT_FINITE, floats_on_host
 from ggjax.rf8._pack import encode_packed
 from ggjax.rf8._rounding import Rounding, check_rounding
+from ggjax.sensitivity import Sensitivity
 
 _SMALL = 1 << 16
 """Leaves with fewer weights, if their values are known, are worked on by NumPy.
@@ -25,7 +27,12 @@ weights: a tree of thousands of small leaves would otherwise take minutes the fi
 
 
 def tree_encode(
-    params: Any, *, axis: Axis = None, rounding: Rounding = "digits", mask: trees.Mask = None
+    params: Any,
+    *,
+    axis: Axis = None,
+    rounding: Rounding = "digits",
+    mask: trees.Mask = None,
+    sensitivity: Sensitivity | None = None,
 ) -> Any:
     """Encode the selected floating leaves of a tree, each with its own exponents.
 
@@ -35,13 +42,15 @@ def tree_encode(
       axis: see ``encode``; leaves that lack one of the axes get one exponent.
       rounding: see ``encode``.
       mask: tree of bools, prefix of one, or a function from params to one; None for all floating leaves.
+      sensitivity: what ``ggjax.sensitivity.estimate`` gives for these weights: the leaves that it covers are
+        rounded with feedback, so that the error of each weight is made good by those after it. Outside jit.
 
     Returns:
       The tree with an ``RF8Array`` in place of every selected leaf and the other leaves as they were.
 
     Raises:
-      ValueError: no floating leaf, a mask that does not fit, an unknown rounding, or (unless the leaf is
-        traced) a NaN or infinite weight; the message names the leaf.
+      ValueError: no floating leaf, a mask that does not fit, an unknown rounding, a sensitivity that has a leaf
+        in another shape, or (unless the leaf is traced) a NaN or infinite weight; the message names the leaf.
 
     >>> tree = tree_encode({"w": jnp.ones((2, 3)), "step": jnp.array(7)})
     >>> tree["w"].codes.dtype, tree["step"].dtype
@@ -51,7 +60,16 @@ def tree_encode(
     flat = trees.flatten(params, mask)
     encoded: list[Any] = flat.weights()
     packed: list[int] = []
+    if sensitivity is not None:
+        covered = [i for i, n in enumerate(flat.weight_names()) if n in sensitivity.factors]
+        axes = [static_axis(axis) if has_axes(encoded[i].ndim, axis) else None for i in covered]
+        names = [flat.weight_names()[i] for i in covered]
+        found = _calibrated.encode_all(names, [encoded[i] for i in covered], axes, rounding, sensitivity)
+        for i, q in zip(covered, found, strict=True):
+            encoded[i] = q
     for i, (name, x) in enumerate(zip(flat.weight_names(), flat.weights(), strict=True)):
+        if isinstance(encoded[i], RF8Array):
+            continue
         options = {"axis": static_axis(axis) if has_axes(x.ndim, axis) else None, "rounding": rounding}
         if _is_small(x):
             encoded[i] = _on_host(functools.partial(_encode_small, name, **options), x)

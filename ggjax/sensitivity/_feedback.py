@@ -6,6 +6,8 @@ that sum small rather than its own error: the nearest-plane method of Babai, whi
 (arXiv 2210.17323, 2507.18553).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -21,16 +23,19 @@ def factor_of(h: jax.Array, damping: jax.typing.ArrayLike) -> jax.Array:
     return jnp.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1].T
 
 
-def round_rows(w: jax.Array, m: jax.Array, steps: jax.Array) -> jax.Array:
+def round_rows(
+    w: jax.Array, m: jax.Array, steps: jax.Array, snap: Callable[[jax.Array], jax.Array] = jnp.round
+) -> jax.Array:
     """The levels of a matrix.
 
     Args:
       w: weights, float32 (rows, columns).
       m: lower triangular (rows, rows), as ``factor_of`` gives it.
       steps: (rows, columns) or what broadcasts to it, above 0.
+      snap: from numbers, in steps, to the levels that there are: whole numbers, or others.
 
     Returns:
-      Integers as float32 (rows, columns); a weight becomes level times step. Rows depend on those before them
+      Levels as float32 (rows, columns); a weight becomes level times step. Rows depend on those before them
       and columns not on each other, so that a matrix whose columns are sharded stays sharded.
     """
     rows, columns = w.shape
@@ -52,7 +57,7 @@ def round_rows(w: jax.Array, m: jax.Array, steps: jax.Array) -> jax.Array:
         def row(i: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             found, levels = state
             target = weights[i] - owed[i] - inside[i] @ found
-            level = jnp.round(target / sizes[i])
+            level = snap(target / sizes[i])
             return found.at[i].set(level * sizes[i] - weights[i]), levels.at[i].set(level)
 
         zeros = jnp.zeros_like(weights)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,11 +54,29 @@ def round_leaf(
     limit = jnp.floor(step_grid.FINENESS * jnp.log2(largest / step))
     limit = jnp.clip(limit, step_grid.LOWEST, step_grid.HIGHEST).astype(jnp.int32)
     sizes = step_grid.table_of(step)[step_grid.place_of(row_steps, column_steps, limit)]
-    if triangle.shape[-1] != w.shape[1 if along_rows else 2]:  # a diagonal factor: no errors to make good
-        levels = jnp.round(w / sizes)
-    elif along_rows:
-        levels = jax.vmap(_feedback.round_rows)(w, triangle, sizes)
-    else:
-        turned = jax.vmap(_feedback.round_rows)(w.swapaxes(1, 2), triangle, sizes.swapaxes(1, 2))
-        levels = turned.swapaxes(1, 2)
+    levels = with_feedback(w, triangle, sizes, along_rows, jnp.round)
     return Levels(levels.astype(jnp.int32), row_steps, column_steps, step, limit, view, jnp.dtype(x.dtype))
+
+
+def with_feedback(
+    w: jax.Array,
+    triangle: jax.Array,
+    sizes: jax.Array,
+    along_rows: bool,
+    snap: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """The levels of matrices, float32 (b, m, n); without feedback where the factor is a diagonal.
+
+    Args:
+      w: float32 (b, m, n).
+      triangle: as a plan has it.
+      sizes: of the steps, of the shape of w.
+      along_rows: whether errors are made good by later rows, or by later columns.
+      snap: from numbers, in steps, to the levels that there are.
+    """
+    if triangle.shape[-1] != w.shape[1 if along_rows else 2]:
+        return snap(w / sizes)
+    if along_rows:
+        return jax.vmap(functools.partial(_feedback.round_rows, snap=snap))(w, triangle, sizes)
+    turned = (x.swapaxes(1, 2) for x in (w, sizes))
+    return with_feedback(next(turned), triangle, next(turned), True, snap).swapaxes(1, 2)

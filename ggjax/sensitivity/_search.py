@@ -61,6 +61,16 @@ class Found(NamedTuple):
 
 def planned(leaves: dict[str, Any], state: Sensitivity, damping: float = DAMPING) -> Planned:
     """The plans for some leaves, by name. ValueError as ``round_to`` has it."""
+    examples = checked(leaves, state)
+    every, first = (
+        {n: _plans.plan(state.factors[n], float(examples[which].sum()), damping, which) for n in leaves}
+        for which in (slice(None), slice(0, 1))
+    )
+    return Planned(leaves, {n: state.factors[n] for n in leaves}, examples, every, first)
+
+
+def checked(leaves: dict[str, Any], state: Sensitivity) -> np.ndarray:
+    """How many examples each half of the state is a sum over, if it covers the leaves and these are finite."""
     trees.check_finite(list(leaves), list(leaves.values()))
     for name in leaves:
         if name not in state.factors:
@@ -71,11 +81,7 @@ def planned(leaves: dict[str, Any], state: Sensitivity, damping: float = DAMPING
         raise ValueError(
             "the sensitivity knows too few gradients: expected two updates or more, one for each half"
         )
-    every, first = (
-        {n: _plans.plan(state.factors[n], float(examples[which].sum()), damping, which) for n in leaves}
-        for which in (slice(None), slice(0, 1))
-    )
-    return Planned(leaves, {n: state.factors[n] for n in leaves}, examples, every, first)
+    return examples
 
 
 def to_bits(known: Planned, asked: float, *, cap: float = CAP) -> Found:

@@ -1,0 +1,59 @@
+"""RF8 with feedback: the error of every weight is made good by those that come after it."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ggjax.rf8 import _rounding
+from ggjax.rf8._array import RF8Array
+from ggjax.rf8._encode import Axis, bits_of, encode_array
+from ggjax.rf8._format import WINDOW, floats
+from ggjax.rf8._rounding import Rounding
+from ggjax.sensitivity import Sensitivity, View
+from ggjax.sensitivity._levels import with_feedback
+from ggjax.sensitivity._plans import plan
+from ggjax.sensitivity._search import DAMPING, checked
+
+
+def encode_all(
+    names: Sequence[str], leaves: Sequence[Any], axes: Sequence[Axis], rounding: Rounding, state: Sensitivity
+) -> list[Any]:
+    """Leaves encoded with feedback, by what the state says of them.
+
+    Raises:
+      ValueError: the state does not cover a leaf, or in another shape; a leaf is not finite, or traced.
+    """
+    for name, x in zip(names, leaves, strict=True):
+        if isinstance(x, jax.core.Tracer):
+            raise ValueError(f"leaf {name!r}: a sensitivity needs the weights themselves: call it outside jit")
+    examples = checked(dict(zip(names, leaves, strict=True)), state).sum()
+    out = []
+    for name, x, axis in zip(names, leaves, axes, strict=True):
+        f = state.factors[name]
+        p = plan(f, float(examples), DAMPING, slice(None))
+        out.append(_encode(jnp.asarray(x), p.triangle, p.along_rows, f.view, axis=axis, rounding=rounding))
+    return out
+
+
+@functools.partial(jax.jit, static_argnames=("along_rows", "view", "axis", "rounding"))
+def _encode(
+    x: jax.Array, triangle: jax.Array, along_rows: bool, view: View, *, axis: Axis, rounding: Rounding
+) -> RF8Array:
+    if not x.size:
+        return encode_array(x, axis=axis, rounding=rounding)
+    exponents = encode_array(x, axis=axis, rounding=rounding).exponents.astype(jnp.int32)
+    # In units of the largest power of two of its window, every weight has the same grid.
+    unit = jnp.ldexp(jnp.float32(1), exponents + (WINDOW - 1))
+    sizes = view.matrices(jnp.broadcast_to(unit, x.shape))
+    w = view.matrices(_rounding.float32(x, jnp))
+    top = bits_of(jnp.float32(3 / 2))  # the largest value there: what is owed may take a weight beyond its own
+
+    def snap(t: jax.Array) -> jax.Array:
+        codes, exponent = _rounding.codes_of(bits_of(t), top, jnp.float32, rounding, jnp)
+        return floats(codes, exponent, jnp.float32)
+
+    levels = with_feedback(w, triangle, sizes, along_rows, snap)
+    return encode_array(view.leaf(levels * sizes).astype(x.dtype), axis=axis, rounding=rounding)
