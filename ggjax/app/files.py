@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,7 @@ def compress(args: argparse.Namespace) -> int:
         keywords |= {"dry_run": args.dry_run, **options}
         result = container.compress_checkpoint(args.input, args.out, **keywords)
     _report(args, result)
+    _tell_kept(result.kept)
     return 0
 
 
@@ -175,13 +176,24 @@ def _report(args: argparse.Namespace, result: container.Result) -> None:
     if args.json:
         keys = ("input", "output", "input_bytes", "output_bytes")
         rows = [(str(f.source), str(f.target), n, f.nbytes) for f, n in zip(result.files, sizes, strict=True)]
-        extra = {"index": str(result.index)} if result.index else {}
+        extra: dict[str, Any] = {"index": str(result.index)} if result.index else {}
+        extra |= {"kept": result.kept} if result.kept else {}
         print(json.dumps({"files": [dict(zip(keys, r, strict=True)) for r in rows], "dry_run": dry, **extra}))
     elif not args.quiet:
         verb = "would write" if dry else "wrote"
         for f, before in zip(result.files, sizes, strict=True):
             share = 100 * f.nbytes / max(before, 1)
             print(f"{verb} {f.target}: {f.nbytes:,} bytes, {share:.1f} % of {before:,}")
+
+
+def _tell_kept(kept: Mapping[str, str]) -> None:
+    """A line for every reason that tensors are kept for."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in kept.items():
+        reasons.setdefault(why, []).append(_shown(name))
+    for why, names in reasons.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print(f"ggjax: kept losslessly: {', '.join(names[:3])}{more}: {why}", file=sys.stderr)
 
 
 def _shown(name: str) -> str:

@@ -14,6 +14,6 @@ from ggjax.codec.container._file import inspect_file as inspect_file
 from ggjax.codec.container._file import load_file as load_file
 from ggjax.codec.container._file import save_file as save_file
 from ggjax.codec.container._file import verify_file as verify_file
+from ggjax.codec.container._header import FormatError as FormatError
 from ggjax.codec.container._info import FileInfo as FileInfo
 from ggjax.codec.container._info import TensorInfo as TensorInfo
-from ggjax.codec.container._safetensors import FormatError as FormatError

@@ -17,7 +17,8 @@ from ggjax.codec import _compress
 from ggjax.codec._compressed import Compressed, is_array
 from ggjax.codec._host import outside_trace
 from ggjax.codec._shards import in_blocks
-from ggjax.codec.container import _safetensors, _write
+from ggjax.codec.container import _write
+from ggjax.codec.container._dtypes import DTYPES, Opaque, has_arrays, nbytes_of
 from ggjax.codec.container._info import FileInfo, info_of
 from ggjax.codec.container._sources import Source, load, opened
 from ggjax.codec.quantize import _rf8
@@ -95,8 +96,9 @@ def load_file(
     Returns:
       The tree, of ``jax.Array``. Where JAX runs without ``jax_enable_x64``, a leaf of a 64-bit dtype comes in
       the one of 32 bits if that can hold its values (integers exactly, float64 rounded), and as a NumPy array
-      in its own dtype on the host otherwise. Leaves of ``like`` that are neither arrays nor numbers (functions,
-      say) come back as they are.
+      in its own dtype on the host otherwise. A tensor that no array can hold, of a dtype of 4 or 6 bits,
+      comes as the vector of its bytes, uint8. Leaves of ``like`` that are neither arrays nor numbers
+      (functions, say) come back as they are.
 
     Raises:
       FormatError: the file is damaged or not of this format; the message names the place.
@@ -119,7 +121,7 @@ def load_file(
         if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
             raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
         names = [n for n in leaves if mask is None or mask(n)]
-        return _nested(path, {n: _put(x, sharding) for n, x in load(leaves, names)})
+        return _nested(path, {n: _put(_array(x), sharding) for n, x in load(leaves, names)})
 
 
 def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: Any) -> Any:
@@ -136,11 +138,11 @@ def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: 
     for name, x in held.items():
         if name not in leaves:
             raise ValueError(f"leaf {name!r} of like is not in {path}, which has {len(leaves)} leaves")
-        source = leaves[name][0]
-        dtype, shape = np.dtype(_safetensors.DTYPES[source.dtype]), tuple(np.shape(x))
-        one_exponent = name in exponents and _rf8.is_one_exponent(shape, source.full)
-        if shape != source.full and not one_exponent:
-            raise ValueError(f"leaf {name!r} has shape {shape} in like, {source.full} in {path}")
+        dtype, full = _held_as(leaves[name][0])
+        shape = tuple(np.shape(x))
+        one_exponent = name in exponents and _rf8.is_one_exponent(shape, full)
+        if shape != full and not one_exponent:
+            raise ValueError(f"leaf {name!r} has shape {shape} in like, {full} in {path}")
         if x.dtype != dtype:
             raise ValueError(f"leaf {name!r} has dtype {x.dtype} in like, {dtype} in {path}")
     if sharding is None:
@@ -150,8 +152,19 @@ def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: 
     else:
         places = treedef.flatten_up_to(sharding)
     at = dict(zip(names, places, strict=True))
-    loaded = {n: _put(x.reshape(np.shape(held[n])), at[n]) for n, x in load(leaves, held)}
+    loaded = {n: _put(_array(x).reshape(np.shape(held[n])), at[n]) for n, x in load(leaves, held)}
     return treedef.unflatten([loaded.get(n, x) for n, x in pairs])
+
+
+def _held_as(source: Source) -> tuple[np.dtype, tuple[int, ...]]:
+    """The dtype and the shape of the array that a leaf comes as."""
+    if has_arrays(source.dtype, source.full):
+        return np.dtype(DTYPES[source.dtype]), source.full
+    return np.dtype(np.uint8), (nbytes_of(source.dtype, source.full),)
+
+
+def _array(x: np.ndarray | Opaque) -> np.ndarray:
+    return x.data if isinstance(x, Opaque) else x
 
 
 def _put(x: np.ndarray, sharding: Any) -> Any:

@@ -1,0 +1,92 @@
+"""The tensors of a plain file in their coded form, a few at a time, and which of them are coded at all."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ggjax import masks
+from ggjax._internal import trees
+from ggjax.codec import _compress, _options
+from ggjax.codec._survey import Leaf
+from ggjax.codec.container import _index, _safetensors
+from ggjax.codec.container._dtypes import DTYPES, RARE, has_arrays
+from ggjax.codec.container._file import Progress
+from ggjax.codec.container._safetensors import File
+from ggjax.codec.container._sources import GROUP
+from ggjax.codec.quantize._quantizers import is_codable
+
+Kept = dict[str, str]
+"""The tensors that are kept losslessly though they were to be coded as asked, and why."""
+
+
+def choose(
+    index: _index.Index, select: Callable[[str], bool], mask: Any, given: _options.Options, kept: Kept
+) -> dict[str, bool]:
+    """Of every floating tensor that is selected, whether it is to be coded as asked; others losslessly.
+
+    Asked to be lossless, those of integers that a lossless quantizer takes count too.
+
+    Args:
+      index: of the checkpoint.
+      select, mask: as ``compress_file`` has them.
+      given: what is asked.
+      kept: gets the tensors of dtypes that are not coded.
+    """
+    structs: dict[str, Any] = {}
+    for path in index.files:
+        with _safetensors.opened(path) as file:
+            for name in index.tensors_of(file):
+                entry = file.header.entries[name]
+                if entry.dtype in RARE and select(name):
+                    kept[name] = f"{entry.dtype} is not coded"
+                if has_arrays(entry.dtype, entry.shape):
+                    structs[name] = jax.ShapeDtypeStruct(entry.shape, DTYPES[entry.dtype])
+    if given.kind == "lossless":
+        return {n: True for n, x in structs.items() if is_codable(x, given.kind) and select(n)}
+    chosen = {n: x for n, x in structs.items() if trees.is_weight(x) and select(n)}
+    if mask is None:
+        return dict.fromkeys(chosen, True)
+    if mask != "kernels":
+        raise ValueError(f'mask must be "kernels" or None, got {mask!r}')
+    kernels = masks.kernels(structs)
+    return {n: bool(kernels[n]) for n in chosen}
+
+
+def surveyed(file: File, names: list[str], rounded: dict[str, bool]) -> list[Leaf]:
+    """What is known of tensors of a file, a few read at a time."""
+    out: list[Leaf] = []
+    for arrays in _read(file, names):
+        some = [(n, x, rounded[n]) for n, x in arrays.items()]
+        out += _compress.surveyed(some, lossless=True, leaves_in_all=len(rounded))
+    return out
+
+
+def coded(
+    file: File,
+    tensors: list[str],
+    options: dict[str, _options.Options | None],
+    bits: dict[str, float],
+    progress: Progress,
+) -> Iterator[tuple[str, Any]]:
+    """(name, tensor, coded where it is worth it) of a file, a few read at a time; their bits are noted."""
+    known: list[np.ndarray] = []
+    for arrays in _read(file, tensors):
+        nbytes = {n: x.nbytes for n, x in arrays.items()}
+        names = [n for n in arrays if n in options]
+        how = [options[n] for n in names]
+        some = _compress.code(names, [arrays.pop(n) for n in names], how, known)
+        arrays.update(zip(names, some, strict=True))
+        bits |= {n: 8.0 * arrays[n].nbytes for n in names}
+        for n in nbytes:
+            yield n, arrays.pop(n)
+            progress(n, nbytes[n])
+
+
+def _read(file: File, names: list[str]) -> Iterator[dict[str, Any]]:
+    """The tensors of these names, a few at a time."""
+    sizes = [(n, math.prod(file.header.entries[n].shape)) for n in names]
+    for group in _compress.index_groups(sizes, GROUP):
+        yield {n: _safetensors.read_array(file, n) for n in group}
