@@ -13,15 +13,20 @@ from ggjax.codec import _calibrated, _encode, _options
 from ggjax.codec._compressed import Blocks, Compressed
 from ggjax.codec._host import in_parallel, outside_trace
 from ggjax.codec._meet import Taken, meet
-from ggjax.codec._options import Options, Per, is_of_all, kept
+from ggjax.codec._options import Options, Per, is_of_all, kept_losslessly
 from ggjax.codec._shards import frame_of, host_blocks_of
 from ggjax.codec._survey import Leaf, survey
 from ggjax.codec.quantize import _steps
 from ggjax.codec.quantize._quantizers import QUANTIZERS, is_codable
+from ggjax.codec.quantize._steps import Unfit
+from ggjax.codec.quantize._uniform import SMALLEST
 from ggjax.sensitivity import Sensitivity
 
 GROUP = 1 << 24
 """Arrays are coded together up to so many weights, which bounds the memory."""
+
+Kept = dict[str, str]
+"""Leaves that are kept losslessly though they were to be rounded, by name, and why."""
 
 
 def compress(
@@ -130,7 +135,7 @@ def compress(
     if sensitivity is not None:
         return Compressed(flat.replace(_calibrated_to(names, leaves, rounded, given, sensitivity)))
     if not is_of_all(given):
-        options = [given if it_is else kept(given) for it_is in rounded]
+        options = [given if it_is else kept_losslessly(given) for it_is in rounded]
         return Compressed(flat.replace(_coded(names, leaves, options)))
     with outside_trace():
         known = surveyed(list(zip(names, leaves, rounded, strict=True)), lossless=True)
@@ -160,7 +165,7 @@ def _calibrated_to(
         if it_is and str(x.dtype) in QUANTIZERS["scaled"].dtypes and x.size >= _calibrated.MIN_SIZE
     }
     rest = [n not in chosen for n in names]
-    out = dict(zip(names, _coded(names, leaves, [kept(given) if r else None for r in rest]), strict=True))
+    out = dict(zip(names, _coded(names, leaves, [kept_losslessly(given) if r else None for r in rest]), strict=True))
     if chosen and given.loss_rise is not None:
         out |= _calibrated.at_loss(chosen, state, given.loss_rise, given.coder)
     elif chosen:
@@ -172,13 +177,25 @@ def _calibrated_to(
 
 
 def surveyed(
-    leaves: Sequence[tuple[str, Any, bool]], *, lossless: bool, leaves_in_all: int | None = None
+    leaves: Sequence[tuple[str, Any, bool]],
+    *,
+    lossless: bool,
+    leaves_in_all: int | None = None,
+    kept: Kept | None = None,
 ) -> list[Leaf]:
-    """What is known of some leaves, each (name, leaf, whether it is to be rounded), together."""
+    """What is known of some leaves, each (name, leaf, whether it is to be rounded), together.
+
+    ``kept`` is as for ``code``.
+    """
 
     def look(item: tuple[str, Any, bool]) -> Leaf:
         name, leaf, rounded = item
-        return survey(name, leaf, rounded=rounded, lossless=lossless, leaves=leaves_in_all or len(leaves))
+        among = leaves_in_all or len(leaves)
+        try:
+            return survey(name, leaf, rounded=rounded, lossless=lossless, leaves=among, least=_least(kept))
+        except Unfit as e:
+            _keep(kept, name, e)
+            return survey(name, leaf, rounded=False, lossless=lossless, leaves=among)
 
     alone = all(getattr(leaf, "is_fully_addressable", True) for _, leaf, _ in leaves)
     return in_parallel(look, leaves) if alone else [look(item) for item in leaves]
@@ -221,8 +238,24 @@ def index_groups(sizes: list[tuple[Any, int]], most: int = GROUP) -> Iterator[li
         yield group
 
 
+def _least(kept: Kept | None) -> float:
+    """What the largest weight of a leaf must be at least, to be rounded; see ``code``."""
+    return 0.0 if kept is None else SMALLEST
+
+
+def _keep(kept: Kept | None, name: str, e: Unfit) -> None:
+    """Note a leaf that cannot be rounded, or raise what is wrong with it."""
+    if kept is None:
+        raise e
+    kept[name] = e.why
+
+
 def code(
-    names: list[str], leaves: list[Any], options: Sequence[Options | None], known: list[np.ndarray]
+    names: list[str],
+    leaves: list[Any],
+    options: Sequence[Options | None],
+    known: list[np.ndarray],
+    kept: Kept | None = None,
 ) -> list[Any]:
     """Code some leaves together: each comes as ``Coded``, ``Blocks``, or as it is where it is not worth coding.
 
@@ -231,13 +264,19 @@ def code(
       leaves: emptied, so that the memory of each is free as soon as it can be.
       options: how, for each; None: as it is.
       known: the tables made so far, to be used again; new ones are appended.
+      kept: gets the leaves that cannot be rounded (NaN among their weights, or all of them subnormal), and why;
+        they are coded losslessly. None: the first of them is an error, and small weights are rounded to 0.
     """
     with outside_trace():
-        return _code(names, leaves, options, known)
+        return _code(names, leaves, options, known, kept)
 
 
 def _code(
-    names: list[str], leaves: list[Any], options: Sequence[Options | None], known: list[np.ndarray]
+    names: list[str],
+    leaves: list[Any],
+    options: Sequence[Options | None],
+    known: list[np.ndarray],
+    kept: Kept | None,
 ) -> list[Any]:
     out = list(leaves)
     leaves.clear()
@@ -257,8 +296,16 @@ def _code(
                     steps[i] = _steps.step_for(names[i], blocks[i], how.kind, how.want, everywhere=True)
             originals[i], out[i] = leaf, None
     rest = [i for i in blocks if i not in steps]
-    found = in_parallel(lambda i: _steps.step_for(names[i], blocks[i], given[i].kind, given[i].want), rest)
-    steps |= dict(zip(rest, found, strict=True))
+
+    def step_of(i: int) -> np.float32:
+        try:
+            return _steps.step_for(names[i], blocks[i], given[i].kind, given[i].want, least=_least(kept))
+        except Unfit as e:
+            _keep(kept, names[i], e)
+            given[i] = kept_losslessly(given[i])
+            return np.float32(0)
+
+    steps |= dict(zip(rest, in_parallel(step_of, rest), strict=True))
     work = [(i, j) for i, parts in blocks.items() for j, x in enumerate(parts) if x.size]
     tokens = in_parallel(lambda w: _tokens_of(blocks[w[0]][w[1]], steps[w[0]], given[w[0]]), work)
     worth = []

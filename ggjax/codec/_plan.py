@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggjax.codec._options import Options, kept
+from ggjax.codec._options import Options, kept_losslessly
 from ggjax.codec._survey import Leaf
 from ggjax.codec.quantize import _rates
 from ggjax.codec.quantize._steps import Want, usable
@@ -125,4 +125,4 @@ def _options(x: Leaf, given: Options, step: float) -> Options | None:
         return None
     if x.exact.kind == "uniform":
         return Options("uniform", Want(step=x.exact.step), coder=given.coder)
-    return kept(given)
+    return kept_losslessly(given)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ggjax.codec import _options
+from ggjax.codec._compress import Kept
 from ggjax.codec._meet import Taken, meet
 from ggjax.codec.container import _coding, _index, _parse, _safetensors, _write
 from ggjax.codec.container._file import Progress, silent
@@ -27,7 +28,7 @@ class Result(NamedTuple):
 
     files: list[Written]
     index: Path | None  # of a checkpoint in several files
-    kept: _coding.Kept
+    kept: Kept
 
 
 def compress_checkpoint(
@@ -58,7 +59,7 @@ def compress_checkpoint(
                 raise ValueError(f"{path} is compressed already: decompress it first")
     if not dry_run:
         _index.make_room(plan, overwrite=overwrite)
-    kept: _coding.Kept = {}
+    kept: Kept = {}
     rounded = _coding.choose(index, select, mask, given, kept)
     written: list[Written] = []
 
@@ -69,7 +70,7 @@ def compress_checkpoint(
         for path, target in plan.pairs:
             with _safetensors.opened(path) as file:
                 names = index.tensors_of(file)
-                leaves = _coding.coded(file, names, options, bits, silent if again else progress)
+                leaves = _coding.coded(file, names, options, bits, kept, silent if again else progress)
                 chosen = None if dry_run else target
                 nbytes = _write.write(chosen, leaves, file.header.metadata, overwrite=overwrite or again)
                 rest += 8.0 * (nbytes - sum(file.header.entries[n].nbytes for n in names if n not in options))
@@ -80,10 +81,12 @@ def compress_checkpoint(
         known = []
         for path in index.files:
             with _safetensors.opened(path) as file:
-                known += _coding.surveyed(file, [n for n in index.tensors_of(file) if n in rounded], rounded)
+                known += _coding.surveyed(
+                    file, [n for n in index.tensors_of(file) if n in rounded], rounded, kept
+                )
         meet(known, given, lambda options: write({x.name: o for x, o in zip(known, options, strict=True)}))
     else:
-        write({n: given if it_is else _options.kept(given) for n, it_is in rounded.items()})
+        write({n: given if it_is else _options.kept_losslessly(given) for n, it_is in rounded.items()})
     if plan.index and not dry_run:
         _index.write_index_of(plan, overwrite=overwrite)
     return Result(written, plan.index, kept)

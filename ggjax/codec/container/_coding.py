@@ -1,6 +1,7 @@
 """The tensors of a plain file in their coded form, a few at a time, and which of them are coded at all."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,12 +19,13 @@ from ggjax.codec.container._safetensors import File
 from ggjax.codec.container._sources import GROUP
 from ggjax.codec.quantize._quantizers import is_codable
 
-Kept = dict[str, str]
-"""The tensors that are kept losslessly though they were to be coded as asked, and why."""
+_SCALE = re.compile(r"[._/]?scale[^./]*$")
+"""The end of the name of a scale, after that of the codes that it is for, or of their module: codes ``w`` and
+``w_scale_inv``, ``layer.weight`` and ``layer.scale_weight``."""
 
 
 def choose(
-    index: _index.Index, select: Callable[[str], bool], mask: Any, given: _options.Options, kept: Kept
+    index: _index.Index, select: Callable[[str], bool], mask: Any, given: _options.Options, kept: _compress.Kept
 ) -> dict[str, bool]:
     """Of every floating tensor that is selected, whether it is to be coded as asked; others losslessly.
 
@@ -33,7 +35,8 @@ def choose(
       index: of the checkpoint.
       select, mask: as ``compress_file`` has them.
       given: what is asked.
-      kept: gets the tensors of dtypes that are not coded.
+      kept: gets the tensors of dtypes that are not coded, and by default those that are codes of 8 bits with
+        scales beside them: their error would be in units of the scales, unlike that of the others.
     """
     structs: dict[str, Any] = {}
     for path in index.files:
@@ -52,15 +55,26 @@ def choose(
     if mask != "kernels":
         raise ValueError(f'mask must be "kernels" or None, got {mask!r}')
     kernels = masks.kernels(structs)
-    return {n: bool(kernels[n]) for n in chosen}
+    rounded = {n: bool(kernels[n]) for n in chosen}
+    for n in _with_scales(structs):
+        if rounded.get(n):
+            rounded[n], kept[n] = False, "8-bit codes with scales beside them"
+    return rounded
 
 
-def surveyed(file: File, names: list[str], rounded: dict[str, bool]) -> list[Leaf]:
+def _with_scales(structs: dict[str, Any]) -> list[str]:
+    """The 8-bit floats that have scales."""
+    scaled = {_SCALE.sub("", n) for n in structs if _SCALE.search(n)}
+    codes = (n for n, x in structs.items() if trees.is_weight(x) and x.dtype.itemsize == 1)
+    return [n for n in codes if n in scaled or re.sub(r"(^|[./])[^./]*$", "", n) in scaled]
+
+
+def surveyed(file: File, names: list[str], rounded: dict[str, bool], kept: _compress.Kept) -> list[Leaf]:
     """What is known of tensors of a file, a few read at a time."""
     out: list[Leaf] = []
     for arrays in _read(file, names):
         some = [(n, x, rounded[n]) for n, x in arrays.items()]
-        out += _compress.surveyed(some, lossless=True, leaves_in_all=len(rounded))
+        out += _compress.surveyed(some, lossless=True, leaves_in_all=len(rounded), kept=kept)
     return out
 
 
@@ -69,15 +83,19 @@ def coded(
     tensors: list[str],
     options: dict[str, _options.Options | None],
     bits: dict[str, float],
+    kept: _compress.Kept,
     progress: Progress,
 ) -> Iterator[tuple[str, Any]]:
-    """(name, tensor, coded where it is worth it) of a file, a few read at a time; their bits are noted."""
+    """(name, tensor, coded where it is worth it) of a file, a few read at a time.
+
+    ``bits`` gets what each takes, ``kept`` those that cannot be rounded.
+    """
     known: list[np.ndarray] = []
     for arrays in _read(file, tensors):
         nbytes = {n: x.nbytes for n, x in arrays.items()}
         names = [n for n in arrays if n in options]
         how = [options[n] for n in names]
-        some = _compress.code(names, [arrays.pop(n) for n in names], how, known)
+        some = _compress.code(names, [arrays.pop(n) for n in names], how, known, kept)
         arrays.update(zip(names, some, strict=True))
         bits |= {n: 8.0 * arrays[n].nbytes for n in names}
         for n in nbytes:
