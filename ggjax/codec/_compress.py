@@ -72,7 +72,7 @@ def compress(
         header of a file comes on top (``compress_file`` counts it).
         (With several processes less by up to 3 %: none of them sees what all take.)
       snr_db: lose no more than by this ratio of the power of the rounded leaves to that of their error, in
-        decibels.
+        decibels. Leaves that come out exact do not count.
       step_per_std: choose the step of every leaf as so many of its standard deviations.
       rf8: keep the 8-bit codes of ``ggjax.rf8``, one exponent a leaf.
       lossless: keep every bit: of NaN, infinities, -0 and subnormals too; of all floating leaves.

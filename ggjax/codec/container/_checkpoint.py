@@ -1,6 +1,7 @@
 """From checkpoint to checkpoint, of one file or of several, a few tensors at a time."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -120,6 +121,11 @@ def compress_file(
     Returns:
       The bytes of all files written, without the index.
 
+    Tensors that cannot be rounded are kept losslessly, and a warning names them: those with NaN or infinite
+    weights, with weights beyond float32, and with none of 2^-120 or more. So are, by default, codes of 8 bits
+    (float8) with scales beside them, ``w`` and ``w_scale_inv`` say, and tensors of dtypes that no array has,
+    of 4 and 6 bits.
+
     Raises:
       ValueError: as ``compress``, the source is compressed already, or a target is one of its files.
       FormatError: the source is not a safetensors file, or not an index of such.
@@ -142,6 +148,8 @@ def compress_file(
         progress=progress,
         **options,
     )
+    for line in _coding.told("kept losslessly", result.kept):
+        warnings.warn(line, stacklevel=2)
     return sum(f.nbytes for f in result.files)
 
 

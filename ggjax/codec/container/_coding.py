@@ -1,8 +1,10 @@
 """The tensors of a plain file in their coded form, a few at a time, and which of them are coded at all."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -101,6 +103,24 @@ def coded(
         for n in nbytes:
             yield n, arrays.pop(n)
             progress(n, nbytes[n])
+
+
+def told(what: str, reasons: dict[str, str], most: int = 3) -> list[str]:
+    """A line for every reason that ``what`` happened to tensors, with the names of the first ones."""
+    names: dict[str, list[str]] = {}
+    for name, why in sorted(reasons.items()):
+        names.setdefault(why, []).append(f"{name!r:.100}")
+    more = {why: f" and {len(n) - most} more" if len(n) > most else "" for why, n in names.items()}
+    return [f"{what}: {', '.join(n[:most])}{more[why]}: {why}" for why, n in names.items()]
+
+
+def parameters_of(source: str | os.PathLike[str]) -> dict[Path, int]:
+    """The number of elements of the tensors in each file of a plain checkpoint."""
+    index, out = _index.index_of(source), {}
+    for path in index.files:
+        with _safetensors.opened(path) as file:
+            out[path] = sum(math.prod(file.header.entries[n].shape) for n in index.tensors_of(file))
+    return out
 
 
 def _read(file: File, names: list[str]) -> Iterator[dict[str, Any]]:

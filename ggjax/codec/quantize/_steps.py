@@ -67,8 +67,7 @@ def step_for(
       least: what the largest weight must be at least, unless all are 0.
 
     Raises:
-      Unfit: a weight is not finite, or beyond float32, or all are too small for a step.
-      ValueError: a weight is too many steps away from 0.
+      Unfit: a weight is not finite, or beyond float32, or too many steps away from 0, or all are too small.
     """
     quantizer = QUANTIZERS[kind]
     if not quantizer.is_finite:
@@ -80,9 +79,10 @@ def step_for(
         return np.float32(0)
     step, largest = choose(name, s, want), s.largest
     if largest / float(step) >= MOST_LEVELS:
-        raise ValueError(
+        raise Unfit(
             f"leaf {name!r}: its largest weight is {largest:.4g}, {largest / float(step):.4g} steps of "
-            f"{step:.4g}, expected fewer than 2^31: take a larger step"
+            f"{step:.4g}, expected fewer than 2^31: take a larger step",
+            "weights of 2^31 steps and more",
         )
     return step
 
