@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ggjax.codec import _options
-from ggjax.codec._compress import Kept
+from ggjax.codec._groups import Kept
 from ggjax.codec._meet import Taken, meet
 from ggjax.codec.container import _coding, _index, _parse, _safetensors, _write
 from ggjax.codec.container._file import Progress, silent

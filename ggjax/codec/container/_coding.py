@@ -12,7 +12,7 @@ import numpy as np
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.codec import _compress, _options
+from ggjax.codec import _groups, _options
 from ggjax.codec._survey import Leaf
 from ggjax.codec.container import _index, _safetensors
 from ggjax.codec.container._dtypes import DTYPES, RARE, has_arrays
@@ -27,7 +27,7 @@ _SCALE = re.compile(r"[._/]?scale[^./]*$")
 
 
 def choose(
-    index: _index.Index, select: Callable[[str], bool], mask: Any, given: _options.Options, kept: _compress.Kept
+    index: _index.Index, select: Callable[[str], bool], mask: Any, given: _options.Options, kept: _groups.Kept
 ) -> dict[str, bool]:
     """Of every floating tensor that is selected, whether it is to be coded as asked; others losslessly.
 
@@ -71,12 +71,12 @@ def _with_scales(structs: dict[str, Any]) -> list[str]:
     return [n for n in codes if n in scaled or re.sub(r"(^|[./])[^./]*$", "", n) in scaled]
 
 
-def surveyed(file: File, names: list[str], rounded: dict[str, bool], kept: _compress.Kept) -> list[Leaf]:
+def surveyed(file: File, names: list[str], rounded: dict[str, bool], kept: _groups.Kept) -> list[Leaf]:
     """What is known of tensors of a file, a few read at a time."""
     out: list[Leaf] = []
     for arrays in _read(file, names):
         some = [(n, x, rounded[n]) for n, x in arrays.items()]
-        out += _compress.surveyed(some, lossless=True, leaves_in_all=len(rounded), kept=kept)
+        out += _groups.surveyed(some, lossless=True, leaves_in_all=len(rounded), kept=kept)
     return out
 
 
@@ -85,7 +85,7 @@ def coded(
     tensors: list[str],
     options: dict[str, _options.Options | None],
     bits: dict[str, float],
-    kept: _compress.Kept,
+    kept: _groups.Kept,
     progress: Progress,
 ) -> Iterator[tuple[str, Any]]:
     """(name, tensor, coded where it is worth it) of a file, a few read at a time.
@@ -97,7 +97,7 @@ def coded(
         nbytes = {n: x.nbytes for n, x in arrays.items()}
         names = [n for n in arrays if n in options]
         how = [options[n] for n in names]
-        some = _compress.code(names, [arrays.pop(n) for n in names], how, known, kept)
+        some = _groups.code(names, [arrays.pop(n) for n in names], how, known, kept)
         arrays.update(zip(names, some, strict=True))
         bits |= {n: 8.0 * arrays[n].nbytes for n in names}
         for n in nbytes:
@@ -126,5 +126,5 @@ def parameters_of(source: str | os.PathLike[str]) -> dict[Path, int]:
 def _read(file: File, names: list[str]) -> Iterator[dict[str, Any]]:
     """The tensors of these names, a few at a time."""
     sizes = [(n, math.prod(file.header.entries[n].shape)) for n in names]
-    for group in _compress.index_groups(sizes, GROUP):
+    for group in _groups.index_groups(sizes, GROUP):
         yield {n: _safetensors.read_array(file, n) for n in group}

@@ -10,7 +10,7 @@ import numpy as np
 
 from ggjax.codec import _decode
 from ggjax.codec._coded import Coded
-from ggjax.codec._compress import index_groups
+from ggjax.codec._groups import index_groups
 from ggjax.codec.container import _parse, _safetensors, _sections
 from ggjax.codec.container._dtypes import DTYPES, as_array, nbytes_of
 from ggjax.codec.container._header import FormatError
