@@ -3,6 +3,7 @@
 ``quantize`` turns weights into levels and keys, ``entropy`` keys into words, ``container`` words into files.
 """
 
+import ggjax.codec._state_dict  # noqa: F401  (tells flax.serialization of compressed trees)
 from ggjax.codec._coded import Coded as Coded
 from ggjax.codec._compress import compress as compress
 from ggjax.codec._compressed import Blocks as Blocks

@@ -136,7 +136,7 @@ def block_name(name: str, start: tuple[int, ...]) -> str:
     return f"{name}@{','.join(map(str, start))}"
 
 
-def write_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
+def write_by_process(path: Path, leaves: list[tuple[str, Any]], metadata: dict[str, str]) -> int:
     """Write the blocks of this process to its file and, in the first process, the index of all files.
 
     All files bear the name of the save, a checksum of what they hold, so that those of two saves are never
@@ -172,7 +172,7 @@ def write_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
         nbytes = write(
             path.with_name(files[jax.process_index()]),
             mine,
-            {},
+            metadata,
             save=wrote,
         )
     except BaseException:
