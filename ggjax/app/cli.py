@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ggjax.app import _help, _pipes, _terminal
+from ggjax.app import _cache, _help, _pipes, _terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _terminal.prepare()
     args = _parser().parse_args(argv)
+    args.is_program = argv is None  # only a process of its own is ours to configure
     try:
         code = args.run(args)
         sys.stdout.flush()  # so that a reader that went away is noticed here
@@ -185,6 +186,8 @@ def _files(args: argparse.Namespace) -> int:
     if str(args.input) != _pipes.PIPE and (args.input.is_dir() or not args.input.exists()):
         what = "is a folder" if args.input.is_dir() else "does not exist"
         return _fail(f"{args.input} {what}: expected a .safetensors file or an index of several", 2)
+    if args.is_program and args.name != "info":
+        _cache.use()
     from ggjax.app import files
 
     args.shown = {}
@@ -228,6 +231,8 @@ def _demo(args: argparse.Namespace) -> int:
     missing = [name for name in ("matplotlib", "rich", "zstandard") if importlib.util.find_spec(name) is None]
     if missing:
         return _fail(f"the demo needs {' and '.join(missing)}: pip install 'ggjax[demo]'", 1)
+    if args.is_program:
+        _cache.use()
     from ggjax.app import demo
 
     settings = demo.QUICK if args.quick else demo.FULL
