@@ -11,13 +11,15 @@ import platform
 import stat
 import zlib
 from pathlib import Path
+from typing import Any
 
 
 def use() -> None:
     """Let JAX keep compiled programs, where the folder for them can be trusted. Before anything is compiled."""
     import jax
 
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or not config.jax_enable_compilation_cache:
         return
     folder = _folder()
     if folder is None:
