@@ -34,7 +34,8 @@ _LEAVES: dict[Kind, str] = {  # the leaf's own name, in the order of trial
     "embedding": r"(rel_?pos|relative_position)\w*|\w*pos(ition(al)?)?_?(s|emb\w*|enc\w*|table)"
     r"|pos|wte|wpe|codebook",
     "bias": r"b|b_?\d+|b[qkvo]|b_\w+|\w+_b|(\w+_)?bias(es)?|bias_\w+|beta|offset",
-    "scale": r"(\w+_)?(scales?|scale_inv|gamma|gain)|g|weight_g|original0",
+    "scale": r"(\w+_)?(scales?(_inv|_weight|_\d+)?|gamma|gain)|\w*absmax|(\w+_)?zero_points?|g"
+    r"|weight_g|original0",
     "weight": r"(\w+_)?(w|kernel|weights?)|weight_\w+|w_?\d+|w[qkvo]|w_\w+|original1",
 }
 

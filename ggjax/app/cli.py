@@ -11,50 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-DEMO = """\
-Train a byte-level language model on the source text of the Python standard library (nothing is downloaded),
-twice, from the same initial weights and with as many steps on the same bytes:
-
-  (a) with Adam
-  (b) with Adam and BackSlash, then fine-tuned with Adam alone
-
-The initial weights are the Gaussian ones that suit (a) best, of a quarter of Glorot's variance;
-python -m tests.benchmarks.arms measures what they give by themselves.
-
-Then reshape the weights of (b) by DeepShape, train a little more, round all of them to RF8, and write all of
-them to compressed files.
-
-Prints one table (test loss in bits per byte, shape nu of the fitted law, bits per parameter at three
-quantization steps by entropy and by exp-Golomb codes, loss in RF8), one of the sizes of the files, and writes
-into the output folder
-
-  life.png       the weights and their laws, and the frontier of bits against loss for (a) and (b)
-  results.json   the same numbers: "table", "frontier", "saved" (bits at equal loss), "settings"
-  *.ggjax.safetensors   the models, compressed
-
-Takes 5 to 6 minutes on 2 cores, --quick less than one. Needs the demo extra: pip install 'ggjax[demo]'."""
-
-COMPRESS = """\
-Compress a .safetensors checkpoint of any model to a smaller file, which any safetensors reader can list.
-
-  ggjax compress model.safetensors --lossless           every bit comes back
-  ggjax compress model.safetensors --bits 4             4 bits per parameter, never more
-  ggjax compress model.safetensors --step 0.004 --exclude embed
-
-What is rounded is kernels: tensors of two and more dimensions that are no scale of a normalization layer, no
-statistic and no buffer. The other floating ones are kept losslessly; --include REGEX rounds all that it matches
-(--include . all). Tensors that are not floating, not selected or of fewer than 1024 elements are kept as they
-are."""
-DECOMPRESS = """\
-Write the plain .safetensors checkpoint of a compressed one, with the names, shapes and dtypes it had."""
-INFO = """\
-Print every tensor of a compressed checkpoint: dtype, shape, kind of coding, step, bytes, bits per parameter."""
-VERIFY = """\
-Check every CRC-32 of a compressed checkpoint and decode all of it. Exit code 0 if all is well, 2 if not."""
-STATS = """\
-Print, for every floating tensor of 1024 weights and more of a checkpoint, the shape nu and the standard
-deviation of its weights, and, at a step (a quarter of the standard deviation unless one is given), their
-entropy and the signal-to-noise ratio."""
+from ggjax.app import _cache, _help, _pipes, _terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: the arguments; None for those of the process.
     """
+    _terminal.prepare()
     args = _parser().parse_args(argv)
+    args.is_program = argv is None  # only a process of its own is ours to configure
     try:
         code = args.run(args)
         sys.stdout.flush()  # so that a reader that went away is noticed here
@@ -92,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="the life of one model on real text, from initial weights to 8-bit floats",
-        description=DEMO,
+        description=_help.DEMO,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.add_argument("--quick", action="store_true", help="a short training, in less than a minute")
@@ -136,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_files(commands: Any) -> None:
     """The commands on checkpoints."""
-    compress = _add_command(commands, "compress", COMPRESS, "a smaller file of a .safetensors checkpoint")
+    compress = _add_command(commands, "compress", _help.COMPRESS, "a smaller file of a .safetensors checkpoint")
     _add_output(compress, "IN with .ggjax before .safetensors")
     how = compress.add_argument_group(
         "what is kept of the weights (one of these)"
@@ -167,11 +126,13 @@ def _add_files(commands: Any) -> None:
     _add_selection(compress, "keep the others as they are")
     compress.add_argument("--dry-run", action="store_true", help="tell the size, write nothing")
 
-    decompress = _add_command(commands, "decompress", DECOMPRESS, "the plain checkpoint of a compressed one")
+    decompress = _add_command(
+        commands, "decompress", _help.DECOMPRESS, "the plain checkpoint of a compressed one"
+    )
     _add_output(decompress, "IN without .ggjax")
-    _add_command(commands, "info", INFO, "what a compressed file holds, from its header")
-    _add_command(commands, "verify", VERIFY, "check and decode all of a compressed file")
-    stats = _add_command(commands, "stats", STATS, "fitted law, entropy and error of every tensor")
+    _add_command(commands, "info", _help.INFO, "what a compressed file holds, from its header")
+    _add_command(commands, "verify", _help.VERIFY, "check and decode all of a compressed file")
+    stats = _add_command(commands, "stats", _help.STATS, "fitted law, entropy and error of every tensor")
     _add_steps(stats.add_mutually_exclusive_group())
     _add_selection(stats, "leave out the others")
 
@@ -180,7 +141,10 @@ def _add_command(commands: Any, name: str, description: str, summary: str) -> ar
     raw = argparse.RawDescriptionHelpFormatter
     parser = commands.add_parser(name, help=summary, description=description, formatter_class=raw)
     parser.add_argument(
-        "input", type=Path, metavar="IN", help="a .safetensors file, or the .safetensors.index.json of several"
+        "input",
+        type=Path,
+        metavar="IN",
+        help="a .safetensors file, - for stdin, or the .safetensors.index.json of several",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary")
@@ -195,7 +159,7 @@ def _add_output(parser: argparse.ArgumentParser, default: str) -> None:
         "--out",
         type=Path,
         metavar="OUT",
-        help=f"file to write, or folder where IN is an index (default: {default})",
+        help=f"file to write, - for stdout, or folder where IN is an index (default: {default})",
     )
     parser.add_argument("-f", "--force", action="store_true", help="replace OUT if it is there")
 
@@ -219,20 +183,25 @@ def _add_selection(parser: argparse.ArgumentParser, rest: str) -> None:
 
 
 def _files(args: argparse.Namespace) -> int:
-    if args.input.is_dir() or not args.input.exists():
+    if str(args.input) != _pipes.PIPE and (args.input.is_dir() or not args.input.exists()):
         what = "is a folder" if args.input.is_dir() else "does not exist"
         return _fail(f"{args.input} {what}: expected a .safetensors file or an index of several", 2)
+    if args.is_program and args.name != "info":
+        _cache.use()
     from ggjax.app import files
 
+    args.shown = {}
     try:
-        return getattr(files, args.name)(args)
+        with _pipes.through_files(args) as args.shown:
+            return getattr(files, args.name)(args)
     except BrokenPipeError:
         raise
-    except (ValueError, ImportError, TypeError) as e:
-        return _fail(str(e), 2)
-    except OSError as e:
+    except (ValueError, ImportError, TypeError, OSError) as e:
         misused = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
-        return _fail(str(e), 2 if isinstance(e, misused) else 1)
+        message = str(e)
+        for path, name in args.shown.items():
+            message = message.replace(path, name)
+        return _fail(message, 1 if isinstance(e, OSError) and not isinstance(e, misused) else 2)
 
 
 class _Version(argparse.Action):
@@ -262,6 +231,8 @@ def _demo(args: argparse.Namespace) -> int:
     missing = [name for name in ("matplotlib", "rich", "zstandard") if importlib.util.find_spec(name) is None]
     if missing:
         return _fail(f"the demo needs {' and '.join(missing)}: pip install 'ggjax[demo]'", 1)
+    if args.is_program:
+        _cache.use()
     from ggjax.app import demo
 
     settings = demo.QUICK if args.quick else demo.FULL
@@ -281,7 +252,7 @@ def _tables(args: argparse.Namespace) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"ggjax: {' '.join(message.split())}", file=sys.stderr)
+    _terminal.warn(" ".join(message.split()))
     return code
 
 

@@ -1,18 +1,20 @@
 """The commands on checkpoints: compress, decompress, info, verify, stats. ``cli`` reads their arguments."""
 
 import argparse
-import json
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ggjax import codec, rate
+from ggjax.app._pipes import PIPE
+from ggjax.app._terminal import as_json, shown, table, warn
 from ggjax.codec import container, quantize
 
 OPTIONS = (
@@ -32,13 +34,18 @@ OPTIONS = (
 def compress(args: argparse.Namespace) -> int:
     """Compress a checkpoint, of one file or of several with an index."""
     options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS}
-    select = _selector(args)
+    names: list[str] = []
+    if args.include:
+        with container.opened(args.input, plain=True) as checkpoint:
+            names = list(checkpoint.leaves)
+    select = _selector(args, names)
     options["mask"] = None if args.include else "kernels"
     with _bar(args, "compressing", plain=True) as progress, _force_hint():
         keywords: dict[str, Any] = {"select": select, "overwrite": args.force, "progress": progress}
         keywords |= {"dry_run": args.dry_run, **options}
         result = container.compress_checkpoint(args.input, args.out, **keywords)
-    _report(args, result)
+    _report(args, result, container.parameters_of(args.input))
+    warn(*container.told("kept losslessly", result.kept))
     return 0
 
 
@@ -61,22 +68,25 @@ def _force_hint() -> Iterator[None]:
 def info(args: argparse.Namespace) -> int:
     """Print what compressed files hold, from their headers."""
     with container.opened(args.input, partial=True) as checkpoint:
-        paths = [str(f.path) for f, _ in checkpoint.files]
+        paths = [_path(args, f.path) for f, _ in checkpoint.files]
         found = list(zip(paths, container.info_of_files(checkpoint), strict=True))
     if args.json:
         told = [{"file": path, **i._asdict(), "tensors": [t._asdict() for t in i.tensors]} for path, i in found]
-        print(json.dumps(told))
+        print(as_json(told))
         return 0
     for path, i in found:
         size = sum(t.size for t in i.tensors)
         each = f"{size:,} parameters, {8 * i.nbytes / max(size, 1):.3f} bits each"
-        print(f"{path}: format version {i.version}, {i.nbytes:,} bytes, {each}, {i.tables} tables")
+        print(f"{shown(path)}: format version {i.version}, {i.nbytes:,} bytes, {each}, {i.tables} tables")
         rows = [("tensor", "dtype", "shape", "kind", "step", "bytes", "bits")]
         for t in i.tensors:
             step = "" if t.step is None else f"{t.step:.6g}"
             shape = "x".join(map(str, t.shape)) or "()"
-            rows.append((_shown(t.name), t.dtype, shape, t.kind, step, f"{t.nbytes:,}", f"{t.bits:.3f}"))
-        print(_table(rows, left=4))
+            rows.append((shown(t.name), t.dtype, shape, t.kind, step, f"{t.nbytes:,}", f"{t.bits:.3f}"))
+        print(table(rows, left=4))
+        for t in i.tensors:
+            if t.problem:
+                print(f"{shown(t.name)}: {shown(t.problem)}")
     return 0
 
 
@@ -85,38 +95,41 @@ def verify(args: argparse.Namespace) -> int:
     with _bar(args, "verifying") as progress:
         i = codec.verify_file(args.input, progress=progress)
     if args.json:
-        print(json.dumps({"file": str(args.input), "tensors": len(i.tensors), "bytes": i.nbytes}))
+        print(as_json({"file": _path(args, args.input), "tensors": len(i.tensors), "bytes": i.nbytes}))
     elif not args.quiet:
-        print(f"{args.input}: {len(i.tensors)} tensors, {i.nbytes:,} bytes, all well")
+        print(f"{shown(_path(args, args.input))}: {len(i.tensors)} tensors, {i.nbytes:,} bytes, all well")
     return 0
 
 
 def stats(args: argparse.Namespace) -> int:
     """Print the law, the entropy and the error of every tensor of a checkpoint."""
-    select = _selector(args)
     want = quantize.Want(args.step, args.bits, args.snr_db, args.step_per_std)
     if want == quantize.Want():
         want = quantize.Want(step_per_std=0.25)
     quantize.check_want(want)
     found: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
     with (
         _bar(args, "measuring", plain=True) as progress,
         container.opened(args.input, plain=True) as checkpoint,
     ):
+        select = _selector(args, checkpoint.leaves)
         for name, x in container.load(checkpoint.leaves, checkpoint.leaves):
             if select(name) and quantize.is_codable(x, "uniform"):
-                found.append(_stats_of(name, x, want))
+                try:
+                    found.append(_stats_of(name, x, want))
+                except quantize.Unfit as e:
+                    left_out[name] = e.why
             progress(name, x.nbytes)
+    warn(*container.told("left out", left_out))
     if args.json:
-        for row in found:  # JSON has no infinity: the SNR of what lies on the grid
-            row["snr_db"] = row["snr_db"] if math.isfinite(row["snr_db"]) else None
-        print(json.dumps(found))
+        print(as_json(found))
         return 0
     rows = [("tensor", "size", "nu", "std", "step", "entropy", "gg", "SNR dB")]
     for r in found:
         numbers = (f"{r['nu']:.2f}", f"{r['std']:.4g}", f"{r['step']:.4g}", f"{r['entropy']:.3f}")
-        rows.append((_shown(r["name"]), f"{r['size']:,}", *numbers, f"{r['gg']:.3f}", f"{r['snr_db']:.2f}"))
-    print(_table(rows, left=1))
+        rows.append((shown(r["name"]), f"{r['size']:,}", *numbers, f"{r['gg']:.3f}", f"{r['snr_db']:.2f}"))
+    print(table(rows, left=1))
     n = max(sum(r["size"] for r in found), 1)
     mean = sum(r["size"] * r["entropy"] for r in found) / n
     print(f"{len(found)} tensors, {n:,} parameters, {mean:.3f} bits each by entropy")
@@ -148,9 +161,13 @@ def _stats_of(name: str, x: np.ndarray, want: quantize.Want) -> dict[str, Any]:
     }
 
 
-def _selector(args: argparse.Namespace) -> Callable[[str], bool]:
+def _selector(args: argparse.Namespace, names: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a tensor of this name is selected. ``names`` are those of all tensors."""
     include = [_regex("--include", r) for r in args.include or []]
     exclude = [_regex("--exclude", r) for r in args.exclude or []]
+    for r in include:
+        if not any(map(r.search, names)):
+            raise ValueError(f"--include {r.pattern!r} matches no tensor of {args.input}")
 
     def select(name: str) -> bool:
         wanted = not include or any(r.search(name) for r in include)
@@ -169,26 +186,51 @@ def _regex(option: str, text: str) -> re.Pattern[str]:
 # What is shown.
 
 
-def _report(args: argparse.Namespace, result: container.Result) -> None:
-    dry = getattr(args, "dry_run", False)
+def _report(
+    args: argparse.Namespace, result: container.Result, parameters: Mapping[Path, int] | None = None
+) -> None:
+    """The files that were made: on stderr where one of them is on stdout.
+
+    ``parameters`` are those of each source, to be told how many bits each takes.
+    """
+    dry, out = getattr(args, "dry_run", False), sys.stderr if PIPE in args.shown.values() else sys.stdout
     sizes = [sum(map(os.path.getsize, container.index_of(f.source).files)) for f in result.files]
+    rows: list[dict[str, Any]] = []
+    for f, before in zip(result.files, sizes, strict=True):
+        row: dict[str, Any] = {
+            "input": _path(args, f.source),
+            "output": _path(args, f.target),
+            "input_bytes": before,
+        }
+        row["output_bytes"] = f.nbytes
+        if parameters:
+            row |= {"parameters": parameters[f.source], "bits": 8 * f.nbytes / max(parameters[f.source], 1)}
+        rows.append(row)
     if args.json:
-        keys = ("input", "output", "input_bytes", "output_bytes")
-        rows = [(str(f.source), str(f.target), n, f.nbytes) for f, n in zip(result.files, sizes, strict=True)]
-        extra = {"index": str(result.index)} if result.index else {}
-        print(json.dumps({"files": [dict(zip(keys, r, strict=True)) for r in rows], "dry_run": dry, **extra}))
+        extra: dict[str, Any] = {"index": str(result.index)} if result.index else {}
+        extra |= {"kept": result.kept} if result.kept else {}
+        print(as_json({"files": rows, "dry_run": dry, **extra}))
     elif not args.quiet:
         verb = "would write" if dry else "wrote"
-        for f, before in zip(result.files, sizes, strict=True):
-            share = 100 * f.nbytes / max(before, 1)
-            print(f"{verb} {f.target}: {f.nbytes:,} bytes, {share:.1f} % of {before:,}")
+        for r in rows:
+            print(f"{verb} {shown(r['output'])}: {_size(r)}", file=out)
+        if len(rows) > 1:
+            whole = {k: sum(r[k] for r in rows) for k in _COUNTS if k in rows[0]}
+            print(f"in all: {_size(whole)}", file=out)
 
 
-def _shown(name: str) -> str:
-    """A name as it may be printed: what is no plain character, as an escape."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name
-    )
+_COUNTS = ("output_bytes", "input_bytes", "parameters")
+
+
+def _size(row: Mapping[str, Any]) -> str:
+    nbytes, before, n = row["output_bytes"], row["input_bytes"], row.get("parameters")
+    each = f", {8 * nbytes / max(n, 1):.3f} bits per parameter" if n is not None else ""
+    return f"{nbytes:,} bytes, {100 * nbytes / max(before, 1):.1f} % of {before:,}{each}"
+
+
+def _path(args: argparse.Namespace, path: Any) -> str:
+    """The name of a file, or of the pipe that it stands for."""
+    return args.shown.get(str(path), str(path))
 
 
 @contextmanager
@@ -197,7 +239,7 @@ def _bar(args: argparse.Namespace, verb: str, *, plain: bool = False) -> Iterato
 
     def line(name: str, nbytes: int) -> None:
         if args.verbose:
-            print(f"{_shown(name)}: {nbytes:,} bytes", file=sys.stderr)
+            print(f"{shown(name)}: {nbytes:,} bytes", file=sys.stderr)
 
     if args.quiet or not sys.stderr.isatty():
         yield line
@@ -213,18 +255,7 @@ def _bar(args: argparse.Namespace, verb: str, *, plain: bool = False) -> Iterato
 
         def advance(name: str, nbytes: int) -> None:
             if args.verbose:
-                bar.console.print(f"{_shown(name)}: {nbytes:,} bytes", highlight=False, markup=False)
+                bar.console.print(f"{shown(name)}: {nbytes:,} bytes", highlight=False, markup=False)
             bar.advance(task, nbytes)
 
         yield advance
-
-
-def _table(rows: Sequence[tuple[str, ...]], left: int) -> str:
-    """Aligned columns, the first ones to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        pairs = enumerate(zip(row, widths, strict=True))
-        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in pairs]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]])

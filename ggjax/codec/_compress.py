@@ -1,27 +1,18 @@
-"""Compressing a tree: every array of it in its coded form, a group of arrays at a time."""
+"""Compressing a tree: every array of it in its coded form."""
 
-import dataclasses
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
-
-import numpy as np
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.codec import _calibrated, _encode, _options
-from ggjax.codec._compressed import Blocks, Compressed
-from ggjax.codec._host import in_parallel, outside_trace
+from ggjax.codec import _calibrated, _options
+from ggjax.codec._compressed import Compressed
+from ggjax.codec._groups import code_in_groups, surveyed
+from ggjax.codec._host import outside_trace
 from ggjax.codec._meet import Taken, meet
-from ggjax.codec._options import Options, Per, is_of_all, kept
-from ggjax.codec._shards import frame_of, host_blocks_of
-from ggjax.codec._survey import Leaf, survey
-from ggjax.codec.quantize import _steps
-from ggjax.codec.quantize._quantizers import QUANTIZERS, is_codable
+from ggjax.codec._options import Options, Per, is_of_all, kept_losslessly
+from ggjax.codec.quantize._quantizers import QUANTIZERS
 from ggjax.sensitivity import Sensitivity
-
-GROUP = 1 << 24
-"""Arrays are coded together up to so many weights, which bounds the memory."""
 
 
 def compress(
@@ -68,7 +59,7 @@ def compress(
         header of a file comes on top (``compress_file`` counts it).
         (With several processes less by up to 3 %: none of them sees what all take.)
       snr_db: lose no more than by this ratio of the power of the rounded leaves to that of their error, in
-        decibels.
+        decibels. Leaves that come out exact do not count.
       step_per_std: choose the step of every leaf as so many of its standard deviations.
       rf8: keep the 8-bit codes of ``ggjax.rf8``, one exponent a leaf.
       lossless: keep every bit: of NaN, infinities, -0 and subnormals too; of all floating leaves.
@@ -136,8 +127,8 @@ def compress(
     if sensitivity is not None:
         return Compressed(flat.replace(_calibrated_to(flat, rounded, given, sensitivity, loss)))
     if not is_of_all(given):
-        options = [given if it_is else kept(given) for it_is in rounded]
-        return Compressed(flat.replace(_coded(names, leaves, options)))
+        options = [given if it_is else kept_losslessly(given) for it_is in rounded]
+        return Compressed(flat.replace(code_in_groups(names, leaves, options)))
     with outside_trace():
         known = surveyed(list(zip(names, leaves, rounded, strict=True)), lossless=True)
     out: list[Any] = []
@@ -145,7 +136,7 @@ def compress(
 
     def code_all(options: list[Options | None]) -> Taken:
         new = [i for i, o in enumerate(options) if not before or before[i] != o]
-        coded = _coded([names[i] for i in new], [leaves[i] for i in new], [options[i] for i in new])
+        coded = code_in_groups([names[i] for i in new], [leaves[i] for i in new], [options[i] for i in new])
         out[:] = out or leaves
         for i, x in zip(new, coded, strict=True):
             out[i] = x
@@ -171,7 +162,8 @@ def _calibrated_to(
         if it_is and str(x.dtype) in QUANTIZERS["scaled"].dtypes and x.size >= _calibrated.MIN_SIZE
     }
     rest = [n not in chosen for n in names]
-    out = dict(zip(names, _coded(names, leaves, [kept(given) if r else None for r in rest]), strict=True))
+    options = [kept_losslessly(given) if r else None for r in rest]
+    out = dict(zip(names, code_in_groups(names, leaves, options), strict=True))
     if chosen and given.loss_rise is not None:
 
         def measured(new: dict[str, Any]) -> float:
@@ -188,19 +180,6 @@ def _calibrated_to(
     return [out[n] for n in names]
 
 
-def surveyed(
-    leaves: Sequence[tuple[str, Any, bool]], *, lossless: bool, leaves_in_all: int | None = None
-) -> list[Leaf]:
-    """What is known of some leaves, each (name, leaf, whether it is to be rounded), together."""
-
-    def look(item: tuple[str, Any, bool]) -> Leaf:
-        name, leaf, rounded = item
-        return survey(name, leaf, rounded=rounded, lossless=lossless, leaves=leaves_in_all or len(leaves))
-
-    alone = all(getattr(leaf, "is_fully_addressable", True) for _, leaf, _ in leaves)
-    return in_parallel(look, leaves) if alone else [look(item) for item in leaves]
-
-
 def _chosen(params: Any, given: Options, mask: Any) -> tuple[trees.Flat, list[bool]]:
     """The tree with those leaves selected that are to be coded, and which of these are to be rounded."""
     if not isinstance(mask, str):
@@ -212,88 +191,3 @@ def _chosen(params: Any, given: Options, mask: Any) -> tuple[trees.Flat, list[bo
     kernels = trees.flatten(params, masks.kernels, needs_weights=False).selected
     lossless = given.kind == "lossless"
     return flat, [lossless or k for k, s in zip(kernels, flat.selected, strict=True) if s]
-
-
-def _coded(names: list[str], leaves: list[Any], options: Sequence[Options | None]) -> list[Any]:
-    """Leaves in their coded form, a group at a time."""
-    known: list[np.ndarray] = []
-    coded: list[Any] = []
-    for group in index_groups([(i, math.prod(np.shape(x))) for i, x in enumerate(leaves)]):
-        how = [options[i] for i in group]
-        coded.extend(code([names[i] for i in group], [leaves[i] for i in group], how, known))
-    return coded
-
-
-def index_groups(sizes: list[tuple[Any, int]], most: int = GROUP) -> Iterator[list[Any]]:
-    """Runs of items (name, size), each run of at most ``most`` in all or of one item."""
-    group: list[Any] = []
-    total = 0
-    for i, size in sizes:
-        if group and total + size > most:
-            yield group
-            group, total = [], 0
-        group.append(i)
-        total += size
-    if group:
-        yield group
-
-
-def code(
-    names: list[str], leaves: list[Any], options: Sequence[Options | None], known: list[np.ndarray]
-) -> list[Any]:
-    """Code some leaves together: each comes as ``Coded``, ``Blocks``, or as it is where it is not worth coding.
-
-    Args:
-      names: of the leaves, for messages.
-      leaves: emptied, so that the memory of each is free as soon as it can be.
-      options: how, for each; None: as it is.
-      known: the tables made so far, to be used again; new ones are appended.
-    """
-    with outside_trace():
-        return _code(names, leaves, options, known)
-
-
-def _code(
-    names: list[str], leaves: list[Any], options: Sequence[Options | None], known: list[np.ndarray]
-) -> list[Any]:
-    out = list(leaves)
-    leaves.clear()
-    blocks: dict[int, list[Any]] = {}  # of each leaf that is coded, by its place
-    frames: dict[int, Blocks] = {}  # for leaves in several blocks
-    steps: dict[int, np.float32] = {}
-    originals: dict[int, Any] = {}  # until it is known that they are coded
-    given: dict[int, Options] = {}
-    for i, (leaf, how) in enumerate(zip(out, options, strict=True)):
-        if how is not None and is_codable(leaf, how.kind):
-            given[i] = how
-            parts = host_blocks_of(leaf)
-            blocks[i] = [x for _, x in parts]
-            if len(parts) != 1 or blocks[i][0].shape != leaf.shape:
-                frames[i] = frame_of(leaf, [start for start, _ in parts])
-                if not leaf.is_fully_addressable:  # all processes together, one leaf at a time
-                    steps[i] = _steps.step_for(names[i], blocks[i], how.kind, how.want, everywhere=True)
-            originals[i], out[i] = leaf, None
-    rest = [i for i in blocks if i not in steps]
-    found = in_parallel(lambda i: _steps.step_for(names[i], blocks[i], given[i].kind, given[i].want), rest)
-    steps |= dict(zip(rest, found, strict=True))
-    work = [(i, j) for i, parts in blocks.items() for j, x in enumerate(parts) if x.size]
-    tokens = in_parallel(lambda w: _tokens_of(blocks[w[0]][w[1]], steps[w[0]], given[w[0]]), work)
-    worth = []
-    for (i, j), t in zip(work, tokens, strict=True):
-        if t is not None:  # otherwise it is kept as it is
-            blocks[i][j] = None
-            originals.pop(i, None)
-            worth.append((i, j, t))
-    coder = next((how.coder for how in given.values()), "rans")
-    coded = _encode.finish([t for *_, t in worth], known, coder)
-    for (i, j, _), c in zip(worth, coded, strict=True):
-        blocks[i][j] = c
-    for i, parts in blocks.items():
-        whole = originals.get(i, parts[0])
-        out[i] = dataclasses.replace(frames[i], blocks=tuple(parts)) if i in frames else whole
-    return out
-
-
-def _tokens_of(x: np.ndarray, step: np.float32, given: Options) -> _encode.Tokens | None:
-    centroids = _steps.centroids([x], step, given.dead_zone) if given.centroids else ()
-    return _encode.shortest_tokens(x, given.kind, step, given.dead_zone, centroids)

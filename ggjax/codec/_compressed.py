@@ -52,7 +52,7 @@ class Compressed:
 
     ``tree`` is like the tree that was compressed, with a coded array in place of every leaf that was coded, and
     the other leaves as they were. It can be pickled (sharded leaves then come back on one device), saved by
-    orbax, and written by ``save_file``.
+    orbax, serialized by ``flax.serialization``, and written by ``save_file``.
     """
 
     tree: Any

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from ggjax._internal import trees
 from ggjax.codec import _decode, _traced
 from ggjax.codec._coded import Coded
-from ggjax.codec._compress import index_groups
 from ggjax.codec._compressed import Blocks, Compressed, is_coded
+from ggjax.codec._groups import index_groups
 from ggjax.codec._host import outside_trace
 from ggjax.codec._shards import start_of
 from ggjax.codec.quantize._quantizers import QUANTIZERS

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_context
 
 FEW = 1 << 16
 """Fewer weights than this are turned into tokens, and back, by NumPy: programs run over whole chunks."""
@@ -47,7 +48,7 @@ def outside_trace() -> Iterator[None]:
     The programs are compiled even under ``jax.disable_jit``: a coder's steps one by one would take minutes. A
     NaN in one of them is a weight to be kept, so ``jax_debug_nans`` and ``jax_debug_infs`` are off.
     """
-    with jax.ensure_compile_time_eval(), jax.disable_jit(False), jax.debug_nans(False), jax.debug_infs(False):
+    with eval_context(), jax.disable_jit(False), jax.debug_nans(False), jax.debug_infs(False):
         yield
 
 

@@ -81,6 +81,6 @@ def is_of_all(given: Options) -> bool:
     return given.want.bits is not None or given.want.snr_db is not None
 
 
-def kept(given: Options) -> Options:
+def kept_losslessly(given: Options) -> Options:
     """How to code leaves that are not to be rounded: losslessly."""
     return Options("lossless", Want(), coder=given.coder)

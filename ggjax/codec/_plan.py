@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ggjax.codec._options import Options, kept
+from ggjax.codec._options import Options, kept_losslessly
 from ggjax.codec._survey import Leaf
 from ggjax.codec.quantize import _rates
-from ggjax.codec.quantize._steps import Want, usable
+from ggjax.codec.quantize._steps import MOST_LEVELS, Want, usable
 from ggjax.codec.quantize._uniform import LARGEST, SMALLEST
 
 FINEST, COARSEST = 2.0**-24, 4.0
-"""The range of steps that are looked at, in units of the largest weight."""
+"""The range of steps that are looked at, in units of the largest weight of a leaf: the least one of all leaves
+for the finest step, the largest for the coarsest."""
 
 PRECISION = 2e-4
 """Steps are found to so much of an octave."""
@@ -54,10 +55,11 @@ def least_bits(leaves: Sequence[Leaf], given: Options) -> float:
 def _group(leaves: Sequence[Leaf], given: Options, room: float) -> Plan:
     """The plan for leaves that share a step."""
     rounded = [x for x in leaves if x.sample is not None]
-    largest = max((x.largest for x in rounded), default=0.0)
-    step = 1.0
-    if largest:
-        finest, coarsest = largest * FINEST, largest * COARSEST
+    scales = [x.largest for x in rounded if x.largest]
+    step, largest = 1.0, max(scales, default=0.0)
+    if scales:
+        finest, coarsest = min(scales) * FINEST, largest * COARSEST
+        finest = max(finest, min(SMALLEST, largest * FINEST))
         if given.want.bits is not None:
             others = sum(x.exact.bits * x.size for x in leaves if x.sample is None)
             step = _coarser_until(
@@ -74,17 +76,28 @@ def _group(leaves: Sequence[Leaf], given: Options, room: float) -> Plan:
 def _step_of_noise(rounded: Sequence[Leaf], given: Options, finest: float, coarsest: float) -> float:
     """The coarsest step that loses no more than asked: less than the finest one that loses more.
 
+    Leaves that come out exact at a step do not count there: the power of a mask of -1e9 would allow any error
+    in the others. So it is looked for from the fine end, where more are exact.
+
     A sample does not have the rarest of the large weights: so the step is bounded by what it would lose if the
     error were spread evenly over it.
     """
-    size = sum(x.size for x in rounded)
-    noise = sum(x.size * x.power for x in rounded) * 10 ** (-given.want.snr_db / 10)  # type: ignore[operator]
+    share = 10 ** (-given.want.snr_db / 10)  # type: ignore[operator]
+
+    def lossy(step: float) -> list[Leaf]:
+        return [x for x in rounded if not _is_exact(x, given, step)]
 
     def is_too_coarse(step: float) -> bool:
-        return sum(_noise(x, given, step) for x in rounded) > noise
+        some = lossy(step)
+        return sum(_noise(x, given, step) for x in some) > share * sum(x.size * x.power for x in some)
 
-    step = _coarser_until(is_too_coarse, finest, coarsest) * 2.0**-PRECISION
-    return min(step, 4 * (12 * noise / size) ** 0.5)
+    low, high = finest, min(finest * 16, coarsest)
+    while high < coarsest and not is_too_coarse(high):
+        low, high = high, min(high * 16, coarsest)
+    step = _coarser_until(is_too_coarse, low, high) * 2.0**-PRECISION
+    some = lossy(step) or rounded
+    noise = share * sum(x.size * x.power for x in some) / sum(x.size for x in some)
+    return min(step, 4 * (12 * noise) ** 0.5)
 
 
 def _coarser_until(reached: Callable[[float], bool], finest: float, coarsest: float) -> float:
@@ -101,6 +114,8 @@ def _coarser_until(reached: Callable[[float], bool], finest: float, coarsest: fl
 def _rounded_bits(x: Leaf, given: Options, step: float) -> float:
     """Bits per weight of a leaf that is rounded."""
     assert x.sample is not None
+    if x.largest / step >= MOST_LEVELS:
+        return np.inf
     return _rates.bits_of(x.sample, min(step, LARGEST), given.dead_zone)
 
 
@@ -110,19 +125,21 @@ def _bits(x: Leaf, given: Options, step: float) -> float:
     return x.size * bits
 
 
+def _is_exact(x: Leaf, given: Options, step: float) -> bool:
+    return x.exact.bits <= _rounded_bits(x, given, step)
+
+
 def _noise(x: Leaf, given: Options, step: float) -> float:
-    """The squared error of a leaf in all."""
-    if x.exact.bits <= _rounded_bits(x, given, step):
-        return 0.0
+    """The squared error in all of a leaf that is rounded."""
     assert x.sample is not None
     return x.size * _rates.noise_of(x.sample, step, given.dead_zone, given.centroids)
 
 
 def _options(x: Leaf, given: Options, step: float) -> Options | None:
-    if x.sample is not None and _rounded_bits(x, given, step) < x.exact.bits:
+    if x.sample is not None and not _is_exact(x, given, step):
         return given._replace(want=Want(step=float(np.float32(max(step, SMALLEST)))))
     if x.exact.kind is None:
         return None
     if x.exact.kind == "uniform":
         return Options("uniform", Want(step=x.exact.step), coder=given.coder)
-    return kept(given)
+    return kept_losslessly(given)

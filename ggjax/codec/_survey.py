@@ -27,7 +27,7 @@ class Leaf(NamedTuple):
     std: float = 0.0
 
 
-def survey(name: str, leaf: Any, *, rounded: bool, lossless: bool, leaves: int) -> Leaf:
+def survey(name: str, leaf: Any, *, rounded: bool, lossless: bool, leaves: int, least: float = 0.0) -> Leaf:
     """What is known of a leaf.
 
     Args:
@@ -36,9 +36,10 @@ def survey(name: str, leaf: Any, *, rounded: bool, lossless: bool, leaves: int) 
       rounded: whether it is to be rounded.
       lossless: whether it may be coded losslessly otherwise.
       leaves: how many there are, which share the memory for samples.
+      least: what the largest weight of one to be rounded must be at least.
 
     Raises:
-      ValueError: a weight to be rounded is not finite, or beyond float32.
+      Unfit: a weight to be rounded is not finite, or beyond float32, or all are smaller than that.
     """
     size = int(np.prod(leaf.shape, dtype=object))
     kept = Exact(8.0 * np.dtype(leaf.dtype).itemsize, None)
@@ -51,7 +52,7 @@ def survey(name: str, leaf: Any, *, rounded: bool, lossless: bool, leaves: int) 
         return Leaf(name, size, _exact.cheapest(blocks, steps=False), None)
     most = min(max(SAMPLES // leaves, LEAST_SAMPLE), _summary.SAMPLE)
     s = _summary.summary_of_all(blocks) if everywhere else _summary.summarize(blocks, most)
-    _steps.check_range(name, s, blocks)
+    _steps.check_range(name, s, blocks, least)
     exact = kept if everywhere else _exact.cheapest(blocks, steps=True)
     std = float(s.spread / s.size) ** 0.5
     return Leaf(name, size, exact, _rates.sort(s.sample, size), s.largest, s.power, std)

@@ -33,7 +33,8 @@ NAMES = {
         encoder.layer_norm.weight  bert.embeddings.LayerNorm.weight  bert.embeddings.LayerNorm.gamma
         visual.ln_pre.weight  attn_ln.weight  ln_1/g  layer_normalization/gamma  ln1  norm
         params/WeightNorm_0/Dense_0/kernel/scale  wn/scales/('kernel',)  wn/g  conv_pre.weight_g
-        conv.parametrizations.weight.original0""",
+        conv.parametrizations.weight.original0
+        mlp.weight_scale_inv  mlp.weight_scale_2  mlp.scale_weight  mlp.weight.absmax  q.weight_zero_point""",
     "statistic": """
         batch_stats/BatchNorm_0/mean  batch_stats/BatchNorm_0/var
         batch_stats/SpectralNorm_0/Dense_1/kernel/u  bn/mean/value  batch_norm/~/mean_ema/average

@@ -89,6 +89,9 @@ def everything(w, tmp_path):
         small = codec.compress({"w": w}, **options)
         out += [path.read_bytes(), codec.load_file(path), codec.decompress(small)]
         out.append(jax.jit(codec.decompress)(small))
+        codec.decompress_file(path, tmp_path / f"plain{i}", overwrite=True)
+        codec.compress_file(tmp_path / f"plain{i}", tmp_path / f"again{i}", overwrite=True, **options)
+        out.append((tmp_path / f"again{i}").read_bytes())
     return out
 
 

@@ -104,6 +104,46 @@ def test_names_and_places(tmp_path):
     np.testing.assert_array_equal(codec.load_file(path), np.ones(3))
 
 
+def test_names_whose_keys_have_slashes(tmp_path):
+    """Haiku's: they come back as they were with like, and by their full names without."""
+    tree = {"net/~/linear": {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}, "net/~/linear/~": {"w": jnp.ones(2)}}
+    codec.save_file(tree, tmp_path / "x", lossless=True)
+    assert_same(codec.load_file(tmp_path / "x", like=tree), tree)
+    flat = codec.load_file(tmp_path / "x", flat=True)
+    assert set(flat) == {"net/~/linear/w", "net/~/linear/b", "net/~/linear/~/w"}
+    assert set(codec.load_file(tmp_path / "x", flat=True, mask=lambda n: n.endswith("b"))) == {"net/~/linear/b"}
+    with pytest.raises(ValueError, match="flat and like cannot be given together"):
+        codec.load_file(tmp_path / "x", like=tree, flat=True)
+    codec.save_file({"a": jnp.ones(2), "a/b": jnp.ones(3)}, tmp_path / "x", lossless=True)
+    with pytest.raises(ValueError, match="leaf 'a/b' lies under another leaf: take like or flat=True"):
+        codec.load_file(tmp_path / "x")
+    assert set(codec.load_file(tmp_path / "x", flat=True)) == {"a", "a/b"}
+    codec.save_file(jnp.ones(3), tmp_path / "x", lossless=True)
+    assert set(codec.load_file(tmp_path / "x", flat=True)) == {"(root)"}
+
+
+def test_texts_of_the_user(tmp_path):
+    path, plain, again = (tmp_path / n for n in ("x", "plain", "again"))
+    texts = {"licence": "CC0", "note": 'é中\n"', "": ""}
+    codec.save_file({"w": jnp.ones(2000)}, path, lossless=True, metadata=texts)
+    assert codec.inspect_file(path).original == texts
+    codec.decompress_file(path, plain)
+    with safetensors.safe_open(plain, "np") as f:
+        assert f.metadata() == texts
+    codec.compress_file(plain, again, lossless=True)
+    assert again.read_bytes() == path.read_bytes()
+    small = codec.compress({"w": jnp.ones(2000)}, lossless=True)
+    codec.save_file(small, again, metadata=texts)
+    assert again.read_bytes() == path.read_bytes()
+    with pytest.raises(TypeError, match="metadata maps strings to strings, got 'step': 3"):
+        codec.save_file(small, path, metadata={"step": 3})
+    with pytest.raises(ValueError, match="metadata cannot have the key 'ggjax'"):
+        codec.save_file(small, path, metadata={"ggjax": "x"})
+    with pytest.raises(ValueError, match="not valid text"):
+        codec.save_file(small, path, metadata={"a": "\ud800"})
+    assert path.read_bytes() == again.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("like", "message"),
     [

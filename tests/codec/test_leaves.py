@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import serialization
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ggjax import codec
+from tests.codec import scaled
 from tests.codec.helpers import KEY, assert_same, weights
 
 
@@ -201,13 +203,38 @@ def test_pickle():
 def test_orbax(tmp_path):
     import orbax.checkpoint as ocp
 
-    small = codec.compress({"w": weights((48, 50)), "b": jnp.ones(5)}, bits=4)
+    small, _ = shared()
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "x", small)
         checkpointer.wait_until_finished()
-        back = checkpointer.restore(tmp_path / "x", jax.tree.map(jnp.asarray, small))
-    assert isinstance(back, codec.Compressed) and jax.tree.structure(back) == jax.tree.structure(small)
-    assert_same(codec.decompress(back), codec.decompress(small))
+        for target in (jax.tree.map(jnp.asarray, small), jax.eval_shape(lambda x: x, small)):
+            back = checkpointer.restore(tmp_path / "x", target)
+            assert isinstance(back, codec.Compressed) and jax.tree.structure(back) == jax.tree.structure(small)
+            assert_same(codec.decompress(back), codec.decompress(small))
+
+
+def test_flax_serialization():
+    """Into the compressed form of other weights: what a decoder has to know is restored too."""
+    other = jax.tree.map(lambda x: x[::-1] * 0.5, {"w": weights((48, 50)), "b": jnp.ones(5)})
+    for small in (*shared(), scaled.tree()):
+        state = serialization.to_state_dict({"step": 3, "params": small})
+        assert state["params"]["w"]["words"] is small.tree["w"].words
+        back = serialization.from_bytes({"step": 0, "params": small}, serialization.to_bytes(state))
+        assert back["step"] == 3 and back["params"].nbytes == small.nbytes
+        assert_same(codec.decompress(back["params"]), codec.decompress(small))
+    plain = {"w": weights((48, 50)), "b": jnp.ones(5)}
+    small = codec.compress(plain, bits=4)
+    for target in (codec.compress(other, step=2**-5, centroids=True), codec.compress(other, rf8=True)):
+        target = jax.eval_shape(lambda x: x, target)
+        back = serialization.from_bytes(target, serialization.to_bytes(small))
+        assert_same(codec.decompress(back), codec.decompress(small))
+        (w,) = serialization.from_bytes([target.tree["w"]], serialization.to_bytes([small.tree["w"]]))
+        assert w.meta == small.tree["w"].meta
+    with pytest.raises(ValueError, match=r"an array \(48, 50\) of float32, the target \(50, 48\) of float32"):
+        target = codec.compress({"w": plain["w"].T, "b": plain["b"]}, bits=4)
+        serialization.from_bytes(target, serialization.to_bytes(small))
+    with pytest.raises(ValueError, match="leaf 'b' is only in one of the state and its target"):
+        serialization.from_bytes(codec.compress({"w": plain["w"]}, bits=4), serialization.to_bytes(small))
 
 
 def test_empty_streams_are_no_leaves():

@@ -67,6 +67,23 @@ def test_snr_of_a_tree():
     assert 19.95 < snr < 20.1
 
 
+@pytest.mark.parametrize("largest", [1e9, 3.4e38])
+@pytest.mark.parametrize("options", [{"bits": 4}, {"snr_db": 20}], ids=str)
+def test_a_mask_among_the_weights_takes_nothing_from_them(largest, options):
+    """A mask that no name tells comes out exact; the common step suits the others."""
+    w = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    mask = np.triu(np.full((64, 64), -largest, np.float32), 1)
+    tree = {"a": {"kernel": w}, "m": {"kernel": mask}}
+    small = codec.compress(tree, **options)
+    back = codec.decompress(small)
+    np.testing.assert_array_equal(back["m"]["kernel"], mask)
+    error = float(np.mean((back["a"]["kernel"] - w) ** 2) / np.mean(w**2))
+    if "bits" in options:
+        assert 3.95 < 8 * small.nbytes / (2 * w.size) <= 4 and error < 1e-3
+    else:
+        assert 0.009 < error <= 0.01
+
+
 def test_bits_that_cannot_be_met():
     tree = {"kernel": np.ones((40, 50), np.float32), "bias": np.random.default_rng(0).normal(size=900)}
     with pytest.raises(ValueError, match="bits=4 cannot be met.* take about .* for leaves that are kept"):

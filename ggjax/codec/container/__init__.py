@@ -8,6 +8,8 @@ from ggjax.codec.container._checkpoint import Result as Result
 from ggjax.codec.container._checkpoint import Written as Written
 from ggjax.codec.container._checkpoint import compress_checkpoint as compress_checkpoint
 from ggjax.codec.container._checkpoint import decompress_checkpoint as decompress_checkpoint
+from ggjax.codec.container._coding import parameters_of as parameters_of
+from ggjax.codec.container._coding import told as told
 from ggjax.codec.container._index import index_of as index_of
 from ggjax.codec.container._info import info_of as info_of
 from ggjax.codec.container._info import info_of_files as info_of_files

@@ -1,25 +1,19 @@
 """From checkpoint to checkpoint, of one file or of several, a few tensors at a time."""
 
-import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
-import numpy as np
-
-from ggjax import masks
-from ggjax._internal import trees
-from ggjax.codec import _compress, _options
+from ggjax.codec import _options
+from ggjax.codec._groups import Kept
 from ggjax.codec._meet import Taken, meet
-from ggjax.codec._survey import Leaf
-from ggjax.codec.container import _index, _parse, _safetensors, _write
+from ggjax.codec.container import _coding, _index, _parse, _safetensors, _write
 from ggjax.codec.container._file import Progress, silent
 from ggjax.codec.container._info import info_of
-from ggjax.codec.container._safetensors import File, Tensor
-from ggjax.codec.container._sources import GROUP, Checkpoint, load, names_of, opened
-from ggjax.codec.quantize._quantizers import is_codable
+from ggjax.codec.container._safetensors import Tensor, tensor_of
+from ggjax.codec.container._sources import Checkpoint, load, names_of, opened
 
 
 class Written(NamedTuple):
@@ -35,6 +29,7 @@ class Result(NamedTuple):
 
     files: list[Written]
     index: Path | None  # of a checkpoint in several files
+    kept: Kept
 
 
 def compress_checkpoint(
@@ -65,7 +60,8 @@ def compress_checkpoint(
                 raise ValueError(f"{path} is compressed already: decompress it first")
     if not dry_run:
         _index.make_room(plan, overwrite=overwrite)
-    rounded = _rounded(index, select, mask, given)
+    kept: Kept = {}
+    rounded = _coding.choose(index, select, mask, given, kept)
     written: list[Written] = []
 
     def write(options: dict[str, _options.Options | None]) -> Taken:
@@ -75,7 +71,7 @@ def compress_checkpoint(
         for path, target in plan.pairs:
             with _safetensors.opened(path) as file:
                 names = index.tensors_of(file)
-                leaves = _coded(file, names, options, bits, silent if again else progress)
+                leaves = _coding.coded(file, names, options, bits, kept, silent if again else progress)
                 chosen = None if dry_run else target
                 nbytes = _write.write(chosen, leaves, file.header.metadata, overwrite=overwrite or again)
                 rest += 8.0 * (nbytes - sum(file.header.entries[n].nbytes for n in names if n not in options))
@@ -86,72 +82,15 @@ def compress_checkpoint(
         known = []
         for path in index.files:
             with _safetensors.opened(path) as file:
-                known += _surveyed(file, [n for n in index.tensors_of(file) if n in rounded], rounded)
+                known += _coding.surveyed(
+                    file, [n for n in index.tensors_of(file) if n in rounded], rounded, kept
+                )
         meet(known, given, lambda options: write({x.name: o for x, o in zip(known, options, strict=True)}))
     else:
-        write({n: given if it_is else _options.kept(given) for n, it_is in rounded.items()})
+        write({n: given if it_is else _options.kept_losslessly(given) for n, it_is in rounded.items()})
     if plan.index and not dry_run:
         _index.write_index_of(plan, overwrite=overwrite)
-    return Result(written, plan.index)
-
-
-def _rounded(
-    index: _index.Index, select: Callable[[str], bool], mask: Any, given: _options.Options
-) -> dict[str, bool]:
-    """Of every floating tensor that is selected, whether it is to be coded as asked; others losslessly. Asked
-    to be lossless, those of integers that a lossless quantizer takes count too."""
-    structs: dict[str, Any] = {}
-    for path in index.files:
-        with _safetensors.opened(path) as file:
-            for name in index.tensors_of(file):
-                entry = file.header.entries[name]
-                structs[name] = jax.ShapeDtypeStruct(entry.shape, _safetensors.DTYPES[entry.dtype])
-    if given.kind == "lossless":
-        return {n: True for n, x in structs.items() if is_codable(x, given.kind) and select(n)}
-    chosen = {n: x for n, x in structs.items() if trees.is_weight(x) and select(n)}
-    if mask is None:
-        return dict.fromkeys(chosen, True)
-    if mask != "kernels":
-        raise ValueError(f'mask must be "kernels" or None, got {mask!r}')
-    kernels = masks.kernels(structs)
-    return {n: bool(kernels[n]) for n in chosen}
-
-
-def _surveyed(file: File, names: list[str], rounded: dict[str, bool]) -> list[Leaf]:
-    """What is known of tensors of a file, a few read at a time."""
-    out: list[Leaf] = []
-    for arrays in _read(file, names):
-        some = [(n, x, rounded[n]) for n, x in arrays.items()]
-        out += _compress.surveyed(some, lossless=True, leaves_in_all=len(rounded))
-    return out
-
-
-def _read(file: File, names: list[str]) -> Iterator[dict[str, Any]]:
-    """The tensors of these names, a few at a time."""
-    sizes = [(n, math.prod(file.header.entries[n].shape)) for n in names]
-    for group in _compress.index_groups(sizes, GROUP):
-        yield {n: _safetensors.read_array(file, n) for n in group}
-
-
-def _coded(
-    file: File,
-    tensors: list[str],
-    options: dict[str, _options.Options | None],
-    bits: dict[str, float],
-    progress: Progress,
-) -> Iterator[tuple[str, Any]]:
-    """(name, tensor, coded where it is worth it) of a file, a few read at a time; their bits are noted."""
-    known: list[np.ndarray] = []
-    for arrays in _read(file, tensors):
-        nbytes = {n: x.nbytes for n, x in arrays.items()}
-        names = [n for n in arrays if n in options]
-        how = [options[n] for n in names]
-        coded = _compress.code(names, [arrays.pop(n) for n in names], how, known)
-        arrays.update(zip(names, coded, strict=True))
-        bits |= {n: 8.0 * arrays[n].nbytes for n in names}
-        for n in nbytes:
-            yield n, arrays.pop(n)
-            progress(n, nbytes[n])
+    return Result(written, plan.index, kept)
 
 
 def compress_file(
@@ -182,6 +121,11 @@ def compress_file(
     Returns:
       The bytes of all files written, without the index.
 
+    Tensors that cannot be rounded are kept losslessly, and a warning names them: those with NaN or infinite
+    weights, with weights beyond float32, and with none of 2^-120 or more. So are, by default, codes of 8 bits
+    (float8) with scales beside them, ``w`` and ``w_scale_inv`` say, and tensors of dtypes that no array has,
+    of 4 and 6 bits.
+
     Raises:
       ValueError: as ``compress``, the source is compressed already, or a target is one of its files.
       FormatError: the source is not a safetensors file, or not an index of such.
@@ -204,6 +148,8 @@ def compress_file(
         progress=progress,
         **options,
     )
+    for line in _coding.told("kept losslessly", result.kept):
+        warnings.warn(line, stacklevel=2)
     return sum(f.nbytes for f in result.files)
 
 
@@ -239,7 +185,7 @@ def decompress_checkpoint(
             written.append(Written(path, target, _write_plain(checkpoint, target, overwrite, progress)))
     if plan.index:
         _index.write_index_of(plan, overwrite=overwrite)
-    return Result(written, plan.index)
+    return Result(written, plan.index, {})
 
 
 def _has_blocks(index: str | os.PathLike[str]) -> bool:
@@ -256,8 +202,7 @@ def _write_plain(
 
     def tensors() -> Iterator[Tensor]:
         for name, array in load(checkpoint.leaves, checkpoint.leaves):
-            dtype = _safetensors.NAMES[array.dtype]
-            yield Tensor(name, dtype, array.shape, [_safetensors.as_bytes(array)])
+            yield tensor_of(name, array)
             progress(name, array.nbytes)
 
     return _safetensors.write(target, tensors(), lambda: original, overwrite=overwrite)

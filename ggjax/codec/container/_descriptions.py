@@ -9,8 +9,9 @@ import numpy as np
 from ggjax.codec._coded import Meta, Part
 from ggjax.codec._grid import Grid
 from ggjax.codec._layout import layout_of, number_of_chunks, side_lengths
+from ggjax.codec.container._dtypes import BITS, DTYPES, is_count, is_shape
+from ggjax.codec.container._header import Entry
 from ggjax.codec.container._metadata import FEATURES, PART, Piece, Shape, Stored
-from ggjax.codec.container._safetensors import DTYPES, Entry, is_count, is_shape
 from ggjax.codec.entropy import _rans
 from ggjax.codec.entropy._coders import CODERS
 from ggjax.codec.quantize._quantizers import QUANTIZERS
@@ -53,9 +54,11 @@ def read(name: str, t: Any, entry: Entry, tables: int) -> Stored:
     default = [sum(math.prod(s) for _, s in leaves)] if leaves else list(entry.shape)
     dtype, shape = t.get("dtype", entry.dtype), t.get("shape", default)
     need(isinstance(quantizer, str), f"quantizer must be a name, got {quantizer!r:.50}")
-    need(isinstance(dtype, str) and dtype in DTYPES, f"unknown dtype {dtype!r:.50}")
-    need(is_shape(shape), f"no array has the shape {shape!r:.100}")
+    need(isinstance(dtype, str) and dtype in BITS, f"unknown dtype {dtype!r:.50}")
     needs, problem = _problem(t, quantizer)
+    as_it_is = not t.keys() & {"quantizer", "leaves", "shape", "start"}  # and so of any shape and dtype
+    need(as_it_is or is_shape(shape), f"no array has the shape {shape!r:.100}")
+    need(as_it_is or dtype in DTYPES or bool(problem), f"there are no arrays of {dtype}")
     start, full, leaf = t.get("start"), t.get("full", shape), t.get("leaf", name)
     _check_block(name, shape, leaf, start, full)
     need(not leaves or (start is None and shape == default), "its leaves do not fill it")
@@ -100,10 +103,10 @@ def _problem(t: dict[str, Any], quantizer: str) -> tuple[tuple[str, ...], str]:
 
 def _check_block(name: str, shape: list[int], leaf: Any, start: Any, full: Any) -> None:
     need(isinstance(leaf, str), "leaf must be a name")
-    need(is_shape(full) and len(full) == len(shape), f"full must be a shape like {shape}")
     if start is None:
         need(full == shape and leaf == name, "a block needs a start")
         return
+    need(is_shape(full) and len(full) == len(shape), f"full must be a shape like {shape}")
     inside = isinstance(start, list) and len(start) == len(shape) and all(map(is_count, start))
     inside = inside and all(s + n <= f for s, n, f in zip(start, shape, full, strict=True))
     need(inside, f"start {start!r:.100} does not lie in {full!r:.100}")

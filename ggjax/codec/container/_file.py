@@ -5,7 +5,7 @@ describes the bytes.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from ggjax.codec import _compress
 from ggjax.codec._compressed import Compressed, is_array
 from ggjax.codec._host import outside_trace
 from ggjax.codec._shards import in_blocks
-from ggjax.codec.container import _safetensors, _write
+from ggjax.codec.container import _write
+from ggjax.codec.container._dtypes import DTYPES, Opaque, has_arrays, nbytes_of
 from ggjax.codec.container._info import FileInfo, info_of
+from ggjax.codec.container._metadata import KEY
 from ggjax.codec.container._sources import Source, load, opened
 from ggjax.codec.quantize import _rf8
 
@@ -31,7 +33,13 @@ def silent(name: str, nbytes: int) -> None:
     del name, nbytes
 
 
-def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
+def save_file(
+    params: Any,
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    **options: Any,
+) -> int:
     """Write a compressed checkpoint, replacing what is at the path in one step.
 
     With several processes (``jax.distributed``) all of them must call this. Each writes the shards that it
@@ -42,6 +50,8 @@ def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
     Args:
       params: a tree of arrays, or what ``compress`` made of one.
       path: the file; ``.ggjax.safetensors`` is the usual end of its name.
+      metadata: texts to be kept with the weights (a licence, say). ``inspect_file`` gives them as ``original``,
+        and a plain file that ``decompress_file`` makes of this one has them as its ``__metadata__``.
       options: those of ``compress``, for a tree that is not compressed yet.
 
     Returns:
@@ -51,7 +61,7 @@ def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
       ValueError: as ``compress``; options with a tree that is compressed already; two leaves of one name, or a
         name that safetensors keeps for itself.
       TypeError: a leaf that is neither an array nor a number, or of a dtype that safetensors does not have; the
-        message names it.
+        message names it; metadata that does not map strings to strings.
       OSError: the file cannot be written. The old file, if any, is then as it was.
 
     >>> import tempfile, os, jax.numpy as jnp
@@ -60,6 +70,7 @@ def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
     >>> load_file(path)["dense"]["kernel"].shape
     (64, 64)
     """
+    texts = _texts(metadata or {})
     if isinstance(params, Compressed):
         if options:
             raise ValueError(f"the tree is compressed already; {', '.join(options)} cannot be changed")
@@ -70,8 +81,22 @@ def save_file(params: Any, path: str | os.PathLike[str], **options: Any) -> int:
         compressed = _compress.compress(params, **options)
     leaves = [(name, in_blocks(x)) for name, x in compressed.leaves()]
     if jax.process_count() > 1:
-        return _write.write_by_process(Path(path), leaves)
-    return _write.write(path, leaves, {})
+        return _write.write_by_process(Path(path), leaves, texts)
+    return _write.write(path, leaves, texts)
+
+
+def _texts(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Metadata of the caller, checked."""
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"metadata maps strings to strings, got {key!r:.100}: {value!r:.100}")
+        try:
+            (key + value).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"metadata that is not valid text: {key!r:.100}: {value!r:.100}") from None
+    if KEY in metadata:
+        raise ValueError(f"metadata cannot have the key {KEY!r}, which the format keeps for itself")
+    return dict(metadata)
 
 
 def load_file(
@@ -80,6 +105,7 @@ def load_file(
     sharding: Any = None,
     *,
     mask: Callable[[str], bool] | None = None,
+    flat: bool = False,
 ) -> Any:
     """Read a compressed checkpoint, tensor by tensor.
 
@@ -87,16 +113,18 @@ def load_file(
       path: a file, or the ``.safetensors.index.json`` of a checkpoint in several files.
       like: a tree of arrays or of ``jax.ShapeDtypeStruct``: the result has its structure, and every leaf
         must be in the file with the same shape and dtype. None gives nested dicts, split at the slashes of
-        the names.
+        the names: where keys have slashes themselves, as Haiku's do, take ``like`` or ``flat``.
       sharding: where to put the leaves: one ``jax.sharding.Sharding`` (or device) for all, or a tree of them
         like ``like``. None takes those of the structs of ``like``, where they have one.
       mask: only the leaves whose name it is true of; not with ``like``.
+      flat: give a dict of the leaves by their full names, instead of nested ones; not with ``like``.
 
     Returns:
       The tree, of ``jax.Array``. Where JAX runs without ``jax_enable_x64``, a leaf of a 64-bit dtype comes in
       the one of 32 bits if that can hold its values (integers exactly, float64 rounded), and as a NumPy array
-      in its own dtype on the host otherwise. Leaves of ``like`` that are neither arrays nor numbers (functions,
-      say) come back as they are.
+      in its own dtype on the host otherwise. A tensor that no array can hold, of a dtype of 4 or 6 bits,
+      comes as the vector of its bytes, uint8. Leaves of ``like`` that are neither arrays nor numbers
+      (functions, say) come back as they are.
 
     Raises:
       FormatError: the file is damaged or not of this format; the message names the place.
@@ -115,11 +143,14 @@ def load_file(
         if like is not None:
             if mask is not None:
                 raise ValueError("mask and like cannot be given together: leave the leaf out of like")
+            if flat:
+                raise ValueError("flat and like cannot be given together: the tree is that of like")
             return _load_like(path, leaves, like, sharding)
         if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
             raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
         names = [n for n in leaves if mask is None or mask(n)]
-        return _nested(path, {n: _put(x, sharding) for n, x in load(leaves, names)})
+        arrays = {n: _put(_array(x), sharding) for n, x in load(leaves, names)}
+        return arrays if flat else _nested(path, arrays)
 
 
 def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: Any) -> Any:
@@ -136,11 +167,11 @@ def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: 
     for name, x in held.items():
         if name not in leaves:
             raise ValueError(f"leaf {name!r} of like is not in {path}, which has {len(leaves)} leaves")
-        source = leaves[name][0]
-        dtype, shape = np.dtype(_safetensors.DTYPES[source.dtype]), tuple(np.shape(x))
-        one_exponent = name in exponents and _rf8.is_one_exponent(shape, source.full)
-        if shape != source.full and not one_exponent:
-            raise ValueError(f"leaf {name!r} has shape {shape} in like, {source.full} in {path}")
+        dtype, full = _held_as(leaves[name][0])
+        shape = tuple(np.shape(x))
+        one_exponent = name in exponents and _rf8.is_one_exponent(shape, full)
+        if shape != full and not one_exponent:
+            raise ValueError(f"leaf {name!r} has shape {shape} in like, {full} in {path}")
         if x.dtype != dtype:
             raise ValueError(f"leaf {name!r} has dtype {x.dtype} in like, {dtype} in {path}")
     if sharding is None:
@@ -150,8 +181,19 @@ def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: 
     else:
         places = treedef.flatten_up_to(sharding)
     at = dict(zip(names, places, strict=True))
-    loaded = {n: _put(x.reshape(np.shape(held[n])), at[n]) for n, x in load(leaves, held)}
+    loaded = {n: _put(_array(x).reshape(np.shape(held[n])), at[n]) for n, x in load(leaves, held)}
     return treedef.unflatten([loaded.get(n, x) for n, x in pairs])
+
+
+def _held_as(source: Source) -> tuple[np.dtype, tuple[int, ...]]:
+    """The dtype and the shape of the array that a leaf comes as."""
+    if has_arrays(source.dtype, source.full):
+        return np.dtype(DTYPES[source.dtype]), source.full
+    return np.dtype(np.uint8), (nbytes_of(source.dtype, source.full),)
+
+
+def _array(x: np.ndarray | Opaque) -> np.ndarray:
+    return x.data if isinstance(x, Opaque) else x
 
 
 def _put(x: np.ndarray, sharding: Any) -> Any:
@@ -187,9 +229,9 @@ def _nested(path: Any, flat: dict[str, Any]) -> Any:
         for p in parents:
             node = node.setdefault(p, {})
             if not isinstance(node, dict):
-                raise ValueError(f"{path}: leaf {name!r} lies under another leaf: load it with like")
+                raise ValueError(f"{path}: leaf {name!r} lies under another leaf: take like or flat=True")
         if last in node:
-            raise ValueError(f"{path}: leaf {name!r} lies above another leaf: load it with like")
+            raise ValueError(f"{path}: leaf {name!r} lies above another leaf: take like or flat=True")
         node[last] = x
     return out
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from ggjax._internal.atomic import check_target, new_file
 from ggjax.codec.container import _safetensors
-from ggjax.codec.container._safetensors import File, FormatError
+from ggjax.codec.container._header import FormatError
+from ggjax.codec.container._safetensors import File
 
 PLAIN, SUFFIX = ".safetensors", ".ggjax.safetensors"
 """The usual ends of the names of plain and of compressed files."""

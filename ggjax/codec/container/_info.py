@@ -40,7 +40,7 @@ class FileInfo(NamedTuple):
     tensors: tuple[TensorInfo, ...]
     nbytes: int  # of the files
     tables: int
-    original: dict[str, str]  # __metadata__ of the checkpoint that was compressed
+    original: dict[str, str]  # __metadata__ of the checkpoint that was compressed, or ``metadata`` of save_file
 
 
 def info_of(checkpoint: Checkpoint) -> FileInfo:

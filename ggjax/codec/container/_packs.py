@@ -16,7 +16,7 @@ import numpy as np
 from ggjax.codec import _encode
 from ggjax.codec._coded import Coded
 from ggjax.codec._host import outside_trace
-from ggjax.codec.container import _safetensors
+from ggjax.codec.container._dtypes import NAMES, Opaque
 from ggjax.codec.quantize._quantizers import MIN_SIZE, is_codable
 
 MOST = 1 << 20
@@ -44,7 +44,8 @@ def packed(items: Iterable[Item]) -> Iterator[Item]:
     """The tensors, but the small ones together and after the others."""
     waiting: dict[np.dtype, list[tuple[int, Item]]] = {}
     for place, item in enumerate(items):
-        if isinstance(item.x, Coded) or item.block or math.prod(np.shape(item.x)) >= MIN_SIZE:
+        alone = isinstance(item.x, (Coded, Opaque)) or item.block is not None
+        if alone or math.prod(np.shape(item.x)) >= MIN_SIZE:
             yield item
             continue
         array = np.asarray(item.x)
@@ -59,13 +60,13 @@ def packed(items: Iterable[Item]) -> Iterator[Item]:
 
 def _pack(some: list[tuple[int, Item]]) -> Item:
     places, items = zip(*some, strict=True)
-    if items[0].x.dtype not in _safetensors.NAMES:
+    if items[0].x.dtype not in NAMES:
         return items[0]  # the message is about this leaf
     flat = np.concatenate([i.x.reshape(-1) for i in items])
     names = [i.name for i in items]
     gaps = [b - a - 1 for a, b in itertools.pairwise((-1, *places))]
     crc = zlib.crc32(json.dumps(names).encode())
-    name = f"ggjax.small.{_safetensors.NAMES[flat.dtype]}.{crc:08x}"
+    name = f"ggjax.small.{NAMES[flat.dtype]}.{crc:08x}"
     return Item(name, _coded(flat), None, Leaves(names, [i.x.shape for i in items], gaps))
 
 

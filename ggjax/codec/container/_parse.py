@@ -6,6 +6,7 @@ import zlib
 from typing import Any
 
 from ggjax.codec.container import _descriptions, _version1
+from ggjax.codec.container._header import MAX_HEADER, FormatError, Header
 from ggjax.codec.container._metadata import (
     KEY,
     MOST_RATIO,
@@ -15,7 +16,6 @@ from ggjax.codec.container._metadata import (
     Metadata,
     Stored,
 )
-from ggjax.codec.container._safetensors import MAX_HEADER, FormatError, Header
 from ggjax.codec.entropy import _models
 
 _ENVELOPE = {"crc32", "deflated", "size", "version"}

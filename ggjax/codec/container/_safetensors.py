@@ -9,7 +9,6 @@ JSON, the data of all tensors without a gap.
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import struct
@@ -18,61 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from ggjax._internal.atomic import check_target, new_file, scratch_file
-
-MAX_HEADER = 100_000_000
-"""Bytes of a header at most, as in the library."""
-
-DTYPES: dict[str, Any] = {
-    "BOOL": np.bool_,
-    "U8": np.uint8,
-    "I8": np.int8,
-    "U16": np.uint16,
-    "I16": np.int16,
-    "U32": np.uint32,
-    "I32": np.int32,
-    "U64": np.uint64,
-    "I64": np.int64,
-    "F16": np.float16,
-    "BF16": jnp.bfloat16,
-    "F32": np.float32,
-    "F64": np.float64,
-    "F8_E4M3": jnp.float8_e4m3fn,
-    "F8_E5M2": jnp.float8_e5m2,
-    "F8_E8M0": jnp.float8_e8m0fnu,
-    "C64": np.complex64,
-}
-NAMES = {np.dtype(t): name for name, t in DTYPES.items()}
-
-
-class FormatError(ValueError):
-    """A file that is not what it should be; the message names the file and the place in it."""
-
-
-class Entry(NamedTuple):
-    """A tensor in the header."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int  # bytes from the start of the file
-    end: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.end - self.begin
-
-
-METADATA = "__metadata__"
-
-
-class Header(NamedTuple):
-    """The header of a file, checked: every tensor lies within the file, and they leave no gap."""
-
-    entries: dict[str, Entry]  # in the order of the data
-    metadata: dict[str, str]
+from ggjax.codec.container._dtypes import NAMES, Opaque, as_array
+from ggjax.codec.container._header import MAX_HEADER, METADATA, FormatError, Header, parse
 
 
 class File(NamedTuple):
@@ -102,53 +51,7 @@ def _header(path: Any, f: BinaryIO) -> Header:
     (length,) = struct.unpack("<Q", first)
     if length > min(MAX_HEADER, size - 8):
         raise FormatError(f"{path}: bytes 0 to 7 state a header of {length} bytes, in a file of {size}")
-    try:
-        header = json.loads(f.read(length).decode("utf-8"))
-    except (ValueError, RecursionError) as e:
-        raise FormatError(f"{path}: the header is not JSON: {e}") from None
-    if not isinstance(header, dict):
-        raise FormatError(f"{path}: the header is not a JSON object")
-    metadata = header.pop(METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise FormatError(f"{path}: {METADATA} does not map strings to strings")
-    start = 8 + length
-    found = {name: _entry(f"{path}: tensor {name!r:.200}", value, start) for name, value in header.items()}
-    entries = dict(sorted(found.items(), key=lambda item: (item[1].begin, item[1].end)))
-    end = start
-    for name, entry in entries.items():
-        if entry.begin != end:
-            raise FormatError(f"{path}: tensor {name!r} begins at byte {entry.begin}, expected {end}")
-        end = entry.end
-    if end != size:
-        raise FormatError(f"{path}: {size} bytes, but its tensors end at byte {end}")
-    return Header(entries, metadata)
-
-
-def _entry(where: str, value: Any, start: int) -> Entry:
-    try:
-        dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
-    except (TypeError, KeyError, ValueError):
-        raise FormatError(f"{where}: expected dtype, shape and data_offsets") from None
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise FormatError(f"{where}: unknown dtype {dtype!r:.100}")
-    if not is_shape(shape) or not is_count(begin) or not is_count(end):
-        raise FormatError(f"{where}: expected a shape and offsets of whole numbers")
-    nbytes = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-    if end - begin != nbytes:
-        raise FormatError(f"{where}: {end - begin} bytes of data, but {dtype} of shape {shape} takes {nbytes}")
-    return Entry(dtype, tuple(shape), start + begin, start + end)
-
-
-def is_shape(x: Any) -> bool:
-    """Whether this is a shape that an array can have: of up to 64 axes, and fewer than 2^62 elements."""
-    if not isinstance(x, list) or len(x) > 64 or not all(map(is_count, x)):
-        return False
-    return math.prod(n for n in x if n) < 1 << 62
-
-
-def is_count(n: Any) -> bool:
-    """Whether this is a whole number of at least 0, as JSON gives it, and not beyond 64 bits."""
-    return isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 63
+    return parse(path, f.read(length), size)
 
 
 def read_bytes(file: File, begin: int, end: int) -> np.ndarray:
@@ -164,15 +67,10 @@ def read_bytes(file: File, begin: int, end: int) -> np.ndarray:
     return out
 
 
-def read_array(file: File, name: str) -> np.ndarray:
+def read_array(file: File, name: str) -> np.ndarray | Opaque:
     """A tensor of a file, as it is stored."""
     e = file.header.entries[name]
     return as_array(read_bytes(file, e.begin, e.end), e.dtype, e.shape)
-
-
-def as_array(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The array that bytes stand for."""
-    return data.view(np.dtype(DTYPES[dtype])).reshape(shape)
 
 
 def as_bytes(x: np.ndarray) -> memoryview:
@@ -192,6 +90,26 @@ class Tensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     pieces: Iterable[bytes | memoryview]
+
+
+def tensor_of(name: str, x: np.ndarray | Opaque) -> Tensor:
+    """A tensor of one piece.
+
+    Raises:
+      TypeError: safetensors does not have its dtype.
+    """
+    if isinstance(x, Opaque):
+        return Tensor(name, x.dtype, x.shape, [x.data.data])
+    dtype = x.dtype.newbyteorder("=")
+    return Tensor(name, dtype_name(name, dtype), x.shape, [as_bytes(x.astype(dtype, copy=False))])
+
+
+def dtype_name(name: str, dtype: np.dtype) -> str:
+    """The safetensors name of the dtype of a leaf."""
+    dtype = dtype.newbyteorder("=")
+    if dtype not in NAMES:
+        raise TypeError(f"leaf {name!r}: safetensors has no dtype for {dtype}: save the tree without it")
+    return NAMES[dtype]
 
 
 def write(

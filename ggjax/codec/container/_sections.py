@@ -6,8 +6,9 @@ import numpy as np
 
 from ggjax.codec._coded import Coded, Meta
 from ggjax.codec._layout import codes_of, layout_of
+from ggjax.codec.container._header import FormatError
 from ggjax.codec.container._metadata import Stored
-from ggjax.codec.container._safetensors import FormatError, as_bytes, crc32
+from ggjax.codec.container._safetensors import as_bytes, crc32
 from ggjax.codec.entropy import _models, _side
 from ggjax.codec.entropy._chunks import Code
 from ggjax.codec.entropy._coders import CODERS

@@ -10,11 +10,13 @@ import numpy as np
 
 from ggjax.codec import _decode
 from ggjax.codec._coded import Coded
-from ggjax.codec._compress import index_groups
+from ggjax.codec._groups import index_groups
 from ggjax.codec.container import _parse, _safetensors, _sections
+from ggjax.codec.container._dtypes import DTYPES, as_array, nbytes_of
+from ggjax.codec.container._header import FormatError
 from ggjax.codec.container._index import Index, index_of
 from ggjax.codec.container._metadata import Metadata, Stored
-from ggjax.codec.container._safetensors import File, FormatError
+from ggjax.codec.container._safetensors import File
 from ggjax.codec.entropy._chunks import Damaged
 
 GROUP = 1 << 22
@@ -142,8 +144,8 @@ def _overlap(blocks: list[Stored]) -> bool:
     return False
 
 
-def load(leaves: Mapping[str, list[Source]], names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array) of leaves, a few decoded at a time.
+def load(leaves: Mapping[str, list[Source]], names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """(name, array, or ``Opaque``) of leaves, a few decoded at a time.
 
     Raises:
       FormatError: a tensor is damaged.
@@ -156,7 +158,7 @@ def load(leaves: Mapping[str, list[Source]], names: Iterable[str]) -> Iterator[t
             if len(blocks) == 1:
                 yield n, blocks[0][1]
                 continue
-            out = np.empty(blocks[0][0].full, _safetensors.DTYPES[blocks[0][0].dtype])
+            out = np.empty(blocks[0][0].full, DTYPES[blocks[0][0].dtype])
             for s, block in blocks:
                 assert s.stored is not None and s.stored.start is not None
                 out[tuple(slice(i, i + k) for i, k in zip(s.stored.start, block.shape, strict=True))] = block
@@ -165,8 +167,7 @@ def load(leaves: Mapping[str, list[Source]], names: Iterable[str]) -> Iterator[t
 
 def plain_bytes(checkpoint: Checkpoint) -> int:
     """The bytes of all tensors before compression."""
-    sizes = ((math.prod(s.shape), s.dtype) for sources in checkpoint.leaves.values() for s in sources)
-    return sum(n * np.dtype(_safetensors.DTYPES[dtype]).itemsize for n, dtype in sizes)
+    return sum(nbytes_of(s.dtype, s.shape) for sources in checkpoint.leaves.values() for s in sources)
 
 
 def _arrays(sources: list[Source]) -> list[np.ndarray]:
@@ -213,4 +214,4 @@ def _read(s: Source) -> Any:
         return _sections.coded_of(s.where, s.stored, data, s.tables)
     if _safetensors.crc32(data) != s.stored.chunks[0].crc:
         raise FormatError(f"{s.where}: its CRC-32 does not fit")
-    return _safetensors.as_array(data, s.stored.dtype, s.stored.shape)
+    return as_array(data, s.stored.dtype, s.stored.shape)

@@ -16,10 +16,12 @@ from ggjax.codec._coded import Coded
 from ggjax.codec._compressed import Blocks, is_array
 from ggjax.codec._shards import owners_of
 from ggjax.codec.container import _metadata, _safetensors, _sections
+from ggjax.codec.container._dtypes import Opaque
+from ggjax.codec.container._header import METADATA
 from ggjax.codec.container._index import INDEX, PLAIN, SUFFIX, write_index
 from ggjax.codec.container._metadata import Piece
 from ggjax.codec.container._packs import Item, packed
-from ggjax.codec.container._safetensors import Tensor
+from ggjax.codec.container._safetensors import Tensor, dtype_name, tensor_of
 
 Stated = dict[str, dict[str, Any]]
 
@@ -51,7 +53,7 @@ def write(
 
     def checked() -> Iterator[tuple[str, Any]]:
         for name, leaf in leaves:
-            if name == _safetensors.METADATA:
+            if name == METADATA:
                 raise ValueError(f"a tensor cannot have the name {name!r}, which safetensors keeps for itself")
             if name in names:
                 raise ValueError(f"two tensors of the name {name!r}")
@@ -76,18 +78,17 @@ def write(
     def tensor(item: Item) -> Tensor:
         name, x, block, leaves = item
         if not isinstance(x, Coded):
-            array = np.asarray(x)
-            array = array.astype(array.dtype.newbyteorder("="), copy=False)
-            dtype, data = _dtype_name(name, array.dtype), _safetensors.as_bytes(array)
+            plain = tensor_of(name, x if isinstance(x, Opaque) else np.asarray(x))
+            (data,) = plain.pieces
             piece = Piece(len(data), zlib.crc32(data))
-            stated[name] = _metadata.describe(dtype, array.shape, None, [], [piece], [], block, leaves)
-            return Tensor(name, dtype, array.shape, [data])
+            stated[name] = _metadata.describe(plain.dtype, plain.shape, None, [], [piece], [], block, leaves)
+            return plain
         numbers = []
         for table in np.asarray(x.tables):
             numbers.append(tables.setdefault(table.tobytes(), len(tables)))
             if numbers[-1] == len(stack):
                 stack.append(table)
-        dtype = _dtype_name(name, np.dtype(jnp.dtype(x.meta.dtype)))
+        dtype = dtype_name(name, np.dtype(jnp.dtype(x.meta.dtype)))
 
         def data() -> Iterator[bytes]:  # one chunk at a time
             sections, chunks = _sections.sections_of(x)
@@ -127,14 +128,7 @@ def check_arrays(leaves: Iterable[tuple[str, Any]]) -> None:
                 "Equinox module, eqx.filter(module, eqx.is_array); of PRNG keys, jax.random.key_data)"
             )
         if not isinstance(x, Coded):
-            _dtype_name(name, np.dtype(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype)
-
-
-def _dtype_name(name: str, dtype: np.dtype) -> str:
-    dtype = dtype.newbyteorder("=")
-    if dtype not in _safetensors.NAMES:
-        raise TypeError(f"leaf {name!r}: safetensors has no dtype for {dtype}: save the tree without it")
-    return _safetensors.NAMES[dtype]
+            dtype_name(name, np.dtype(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype)
 
 
 def block_name(name: str, start: tuple[int, ...]) -> str:
@@ -142,7 +136,7 @@ def block_name(name: str, start: tuple[int, ...]) -> str:
     return f"{name}@{','.join(map(str, start))}"
 
 
-def write_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
+def write_by_process(path: Path, leaves: list[tuple[str, Any]], metadata: dict[str, str]) -> int:
     """Write the blocks of this process to its file and, in the first process, the index of all files.
 
     All files bear the name of the save, a checksum of what they hold, so that those of two saves are never
@@ -178,7 +172,7 @@ def write_by_process(path: Path, leaves: list[tuple[str, Any]]) -> int:
         nbytes = write(
             path.with_name(files[jax.process_index()]),
             mine,
-            {},
+            metadata,
             save=wrote,
         )
     except BaseException:

@@ -26,15 +26,16 @@ class Dictionary(NamedTuple):
     values: tuple[int, ...]  # the bits of each value, as an unsigned number
 
 
-def _bits_dtype(dtype: Any) -> np.dtype:
+def bits_dtype(dtype: Any) -> np.dtype:
+    """That of the bits of a dtype, as unsigned numbers."""
     return np.dtype(f"u{jnp.dtype(dtype).itemsize}")
 
 
 def _prepare(
     x: np.ndarray, step: np.float32, dead_zone: float, centroids: tuple[float, ...]
 ) -> Prepared | None:
-    bits = x.reshape(-1).view(_bits_dtype(x.dtype))
-    values = _distinct(bits)
+    bits = x.reshape(-1).view(bits_dtype(x.dtype))
+    values = distinct(bits)
     if values is None:
         return None
     index = np.empty(bits.shape, np.uint8)
@@ -43,8 +44,8 @@ def _prepare(
     return Prepared(index.reshape(x.shape), Dictionary(tuple(values.tolist())), ())
 
 
-def _distinct(bits: np.ndarray) -> np.ndarray | None:
-    """The values that occur, sorted; None for too many."""
+def distinct(bits: np.ndarray) -> np.ndarray | None:
+    """The values that occur in a vector, sorted; None for too many."""
     values = np.unique(spread_out(bits, _SAMPLE))  # of most arrays, too many already
     for i in range(0, len(bits), _PIECE):
         if len(values) > MOST:
@@ -66,13 +67,13 @@ def _weights_of(index: Any, params: Dictionary, dtype: str, steps: Any = None) -
 
 
 def _table(params: Dictionary, dtype: str) -> np.ndarray:
-    return np.array(params.values, np.uint64).astype(_bits_dtype(dtype))
+    return np.array(params.values, np.uint64).astype(bits_dtype(dtype))
 
 
 def _read(stated: dict[str, Any], dtype: str, shape: tuple[int, ...]) -> Dictionary:
     only(stated, "values")
     values: Any = stated.get("values")
-    end = 1 << 8 * _bits_dtype(dtype).itemsize
+    end = 1 << 8 * bits_dtype(dtype).itemsize
     if not isinstance(values, list) or not 1 <= len(values) <= MOST:
         raise ValueError(f"values must be 1 to {MOST} numbers")
     if not all(type(v) is int and 0 <= v < end for v in values):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax.codec.entropy import _lanes, _tokens
-from ggjax.codec.quantize import _lossless, _uniform
+from ggjax.codec.quantize import _dictionary, _lossless, _uniform
 from ggjax.codec.quantize._rates import bits_of, sort
 from ggjax.codec.quantize._summary import PIECE, sample, spread_out
 
@@ -19,6 +19,9 @@ FEW = 1024
 """More distinct values than these are not looked through for a common step."""
 
 SAMPLE = 1 << 12
+
+_VALUE_BITS = 64.0
+"""What a value in a list of few takes, and its entry in a table."""
 
 
 class Exact(NamedTuple):
@@ -44,11 +47,25 @@ def cheapest(blocks: Sequence[np.ndarray], *, steps: bool) -> Exact:
         keys = _lossless.QUANTIZER.keys_of(some, (), np.uint32(zeros))
         bits = _tokens.choose_bins(keys, size, signed=False)[1] + _lanes.overhead_bits(size) / size
         best = min(best, Exact(bits, "lossless"), key=lambda e: e.bits)
+    few = _bits_of_few(blocks, some, size)
+    if few < best.bits:
+        best = Exact(few, "lossless")
     step = common_step(blocks) if steps else None
     if step is not None:
         t = np.concatenate([sample(y, (1 << 16) // len(blocks)) for y in blocks])
         best = min(Exact(bits_of(sort(t, size), step, 0.0), "uniform", step), best, key=lambda e: e.bits)
     return best
+
+
+def _bits_of_few(blocks: Sequence[np.ndarray], some: np.ndarray, size: int) -> float:
+    """Bits per weight of a leaf of few distinct values, by some of its weights; infinity for others."""
+    dtype = _dictionary.bits_dtype(some.dtype)
+    if str(some.dtype) not in _dictionary.QUANTIZER.dtypes:
+        return np.inf
+    values = [_dictionary.distinct(x.reshape(-1).view(dtype)) for x in blocks if x.size]
+    number = sum(np.inf if v is None else len(v) for v in values)
+    counts = np.unique(np.ascontiguousarray(some).view(dtype), return_counts=True)[1]
+    return _tokens.entropy_bits(counts) / len(some) + (number * _VALUE_BITS + _lanes.overhead_bits(size)) / size
 
 
 def common_step(blocks: Sequence[np.ndarray]) -> float | None:

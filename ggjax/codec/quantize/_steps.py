@@ -16,6 +16,17 @@ MOST_LEVELS = 2.0**31 - 128
 """A level is below this, the largest float32 number that is an int32."""
 
 
+TOO_SMALL = "weights too small for a step"
+
+
+class Unfit(ValueError):
+    """Weights that cannot be rounded. ``why`` says in a few words what is wrong with them."""
+
+    def __init__(self, message: str, why: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
 class Want(NamedTuple):
     """What is asked of the step: one of the four is not None."""
 
@@ -37,7 +48,13 @@ def check_want(want: Want) -> None:
 
 
 def step_for(
-    name: str, blocks: list[np.ndarray], kind: str, want: Want, *, everywhere: bool = False
+    name: str,
+    blocks: list[np.ndarray],
+    kind: str,
+    want: Want,
+    *,
+    everywhere: bool = False,
+    least: float = 0.0,
 ) -> np.float32:
     """The step for a leaf; 0 where its kind has none.
 
@@ -47,34 +64,44 @@ def step_for(
       kind: what is kept of them.
       want: what is asked of the step.
       everywhere: the leaf has other blocks in other processes, which call this too.
+      least: what the largest weight must be at least, unless all are 0.
 
     Raises:
-      ValueError: a weight is not finite, or beyond float32, or too many or too small a step away from 0.
+      Unfit: a weight is not finite, or beyond float32, or too many steps away from 0, or all are too small.
     """
     quantizer = QUANTIZERS[kind]
     if not quantizer.is_finite:
         return np.float32(0)
     chosen = quantizer.has_step and want.step is None
     s = summary_of_all(blocks) if everywhere else summarize(blocks, SAMPLE if chosen else 0)
-    check_range(name, s, blocks)
+    check_range(name, s, blocks, least)
     if not quantizer.has_step:
         return np.float32(0)
     step, largest = choose(name, s, want), s.largest
     if largest / float(step) >= MOST_LEVELS:
-        raise ValueError(
+        raise Unfit(
             f"leaf {name!r}: its largest weight is {largest:.4g}, {largest / float(step):.4g} steps of "
-            f"{step:.4g}, expected fewer than 2^31: take a larger step"
+            f"{step:.4g}, expected fewer than 2^31: take a larger step",
+            "weights of 2^31 steps and more",
         )
     return step
 
 
-def check_range(name: str, s: Summary, blocks: list[np.ndarray]) -> None:
-    """Raise ValueError unless all weights of a leaf are finite, in float32 too."""
+def check_range(name: str, s: Summary, blocks: list[np.ndarray], least: float = 0.0) -> None:
+    """Raise ``Unfit`` unless all weights of a leaf are finite, in float32 too, and one is as large as ``least``
+    or all are 0."""
     if not np.isfinite([s.low, s.high]).all():
-        trees.check_finite([name] * len(blocks), blocks)
-        raise ValueError(f"leaf {name!r}: expected finite weights, another process has others")
+        message = f"leaf {name!r}: expected finite weights, another process has others"
+        try:
+            trees.check_finite([name] * len(blocks), blocks)
+        except ValueError as e:
+            message = str(e)
+        raise Unfit(message, "NaN or infinite weights")
+    message = f"leaf {name!r}: its largest weight is {s.largest:.4g}"
     if s.largest > float(np.finfo(np.float32).max):
-        raise ValueError(f"leaf {name!r}: its largest weight is {s.largest:.4g}, expected the range of float32")
+        raise Unfit(f"{message}, expected the range of float32", "weights beyond float32")
+    if 0 < s.largest < least:
+        raise Unfit(f"{message}, expected at least {least:.4g}", TOO_SMALL)
 
 
 def choose(name: str, s: Summary, want: Want) -> np.float32:
@@ -84,7 +111,7 @@ def choose(name: str, s: Summary, want: Want) -> np.float32:
     deviation have a meaning, gets a step of its largest weight (or 1).
 
     Raises:
-      ValueError: the weights are so small that their step would be below ``SMALLEST``.
+      Unfit: the weights are so small that their step would be below ``SMALLEST``.
     """
     if want.step is not None:
         return np.float32(want.step)
@@ -155,8 +182,9 @@ def _entropy(t: np.ndarray, step: float) -> float:
 def usable(name: str, step: float, largest: float) -> np.float32:
     """The step as a float32, if it is one that keeps all digits."""
     if step < SMALLEST:
-        raise ValueError(
+        raise Unfit(
             f"leaf {name!r}: its largest weight is {largest:.4g}, its step would be {step:.4g}, "
-            "expected at least 2^-120: scale the weights, or give a larger step"
+            "expected at least 2^-120: scale the weights, or give a larger step",
+            TOO_SMALL,
         )
     return np.float32(min(step, LARGEST))

@@ -1,0 +1,86 @@
+"""Compressed trees as state dicts of ``flax.serialization``, for its ``to_bytes`` and ``from_bytes``.
+
+The streams of two arrays of one shape differ in length, and so does what a decoder has to know of them. A state
+holds that too, as JSON, so the target of ``from_bytes`` need only be a tree that was compressed like it: with
+the same names, shapes and dtypes.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import numpy as np
+from flax import serialization
+
+from ggjax._internal import trees
+from ggjax.codec._coded import STREAMS, Coded, Meta, Part
+from ggjax.codec._compressed import Blocks, Compressed, is_coded
+from ggjax.codec._grid import Grid
+from ggjax.codec.quantize._quantizers import QUANTIZERS
+
+
+def _meta_text(meta: Meta) -> str:
+    return json.dumps(meta._replace(params=QUANTIZERS[meta.kind].stated(meta.params))._asdict())
+
+
+def _meta_of(text: str) -> Meta:
+    t = json.loads(text)
+    shape, kind, dtype = tuple(t["shape"]), t["kind"], t["dtype"]
+    params = QUANTIZERS[kind].read(t["params"], dtype, shape)
+    grid = Grid(*map(tuple, t["grid"])) if t["grid"] else None
+    parts = tuple(Part(*p) for p in t["parts"])
+    return Meta(shape, dtype, kind, params, parts, t["axis"], t["coder"], grid)
+
+
+def _state_of(x: Any) -> dict[str, Any]:
+    """The state of a coded array."""
+    if isinstance(x, Blocks):
+        what = {"starts": x.starts, "shape": x.shape, "dtype": str(np.dtype(x.dtype))}
+        blocks = {str(i): _state_of(b) if isinstance(b, Coded) else b for i, b in enumerate(x.blocks)}
+        return {"blocks": blocks, "frame": json.dumps(what)}
+    streams = {n: s for n, s in zip(STREAMS, x.streams, strict=True) if np.size(s)}
+    return {**streams, "meta": _meta_text(x.meta)}
+
+
+def _leaf_of(state: Any, target: Any) -> Any:
+    """The leaf of a state: coded if that was, whatever its target is."""
+    if not isinstance(state, dict) or not state.keys() & {"meta", "frame"}:
+        return serialization.from_state_dict(target, state)
+    if "frame" in state:
+        what = json.loads(state["frame"])
+        states = [state["blocks"][str(i)] for i in range(len(state["blocks"]))]
+        starts, shape = tuple(map(tuple, what["starts"])), tuple(what["shape"])
+        # The devices of a target that was sharded alike.
+        sharding = getattr(target, "sharding", None) if getattr(target, "starts", None) == starts else None
+        leaf = Blocks(
+            tuple(_leaf_of(s, None) for s in states), starts, shape, np.dtype(what["dtype"]), sharding
+        )
+    else:
+        held = tuple(n for n in STREAMS if n in state)
+        leaf = Coded.tree_unflatten((held, _meta_of(state["meta"])), [state[n] for n in held])
+    if target is not None and (np.shape(target), target.dtype) != (leaf.shape, leaf.dtype):
+        raise ValueError(
+            f"the state is of an array {leaf.shape} of {leaf.dtype}, the target {np.shape(target)} of "
+            f"{target.dtype} (at {serialization.current_path()})"
+        )
+    return leaf
+
+
+def _tree_state(x: Compressed) -> dict[str, Any]:
+    return {n: _state_of(leaf) if is_coded(leaf) else leaf for n, leaf in x.leaves()}
+
+
+def _tree_of(target: Compressed, state: dict[str, Any]) -> Compressed:
+    paths, treedef = jax.tree_util.tree_flatten_with_path(target.tree, is_leaf=is_coded)
+    names = [trees.leaf_name(p) for p, _ in paths]
+    if names_differ := sorted(state.keys() ^ set(names)):
+        raise ValueError(f"leaf {names_differ[0]!r} is only in one of the state and its target")
+    return dataclasses.replace(
+        target, tree=treedef.unflatten([_leaf_of(state[n], x) for n, (_, x) in zip(names, paths, strict=True)])
+    )
+
+
+serialization.register_serialization_state(Compressed, _tree_state, _tree_of)
+for _kind in (Coded, Blocks):
+    serialization.register_serialization_state(_kind, _state_of, lambda target, state: _leaf_of(state, target))
