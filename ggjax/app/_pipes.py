@@ -42,6 +42,11 @@ def through_files(args: argparse.Namespace) -> Iterator[dict[str, str]]:
                 shutil.copyfileobj(f, sys.stdout.buffer, 1 << 20)
 
 
+def name_of(args: argparse.Namespace, path: Path) -> str:
+    """The name of a file, or of the pipe that it stands for."""
+    return args.shown.get(str(path), str(path))
+
+
 def _folder(stack: contextlib.ExitStack) -> Path:
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ggjax-")))
 

@@ -186,14 +186,17 @@ def _files(args: argparse.Namespace) -> int:
     if str(args.input) != _pipes.PIPE and (args.input.is_dir() or not args.input.exists()):
         what = "is a folder" if args.input.is_dir() else "does not exist"
         return _fail(f"{args.input} {what}: expected a .safetensors file or an index of several", 2)
-    if args.is_program and args.name != "info":
-        _cache.use()
-    from ggjax.app import files
+    if args.name == "info":
+        from ggjax.app import info as module
+    else:
+        if args.is_program:
+            _cache.use()
+        from ggjax.app import files as module
 
     args.shown = {}
     try:
         with _pipes.through_files(args) as args.shown:
-            return getattr(files, args.name)(args)
+            return getattr(module, args.name)(args)
     except BrokenPipeError:
         raise
     except (ValueError, ImportError, TypeError, OSError) as e:

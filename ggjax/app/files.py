@@ -1,4 +1,4 @@
-"""The commands on checkpoints: compress, decompress, info, verify, stats. ``cli`` reads their arguments."""
+"""The commands on checkpoints: compress, decompress, verify, stats. ``cli`` reads their arguments."""
 
 import argparse
 import math
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ggjax import codec, rate
-from ggjax.app._pipes import PIPE
+from ggjax.app._pipes import PIPE, name_of
 from ggjax.app._terminal import as_json, shown, table, warn
 from ggjax.codec import container, quantize
 
@@ -65,39 +65,14 @@ def _force_hint() -> Iterator[None]:
         raise FileExistsError(f"{e}: --force replaces it") from None
 
 
-def info(args: argparse.Namespace) -> int:
-    """Print what compressed files hold, from their headers."""
-    with container.opened(args.input, partial=True) as checkpoint:
-        paths = [_path(args, f.path) for f, _ in checkpoint.files]
-        found = list(zip(paths, container.info_of_files(checkpoint), strict=True))
-    if args.json:
-        told = [{"file": path, **i._asdict(), "tensors": [t._asdict() for t in i.tensors]} for path, i in found]
-        print(as_json(told))
-        return 0
-    for path, i in found:
-        size = sum(t.size for t in i.tensors)
-        each = f"{size:,} parameters, {8 * i.nbytes / max(size, 1):.3f} bits each"
-        print(f"{shown(path)}: format version {i.version}, {i.nbytes:,} bytes, {each}, {i.tables} tables")
-        rows = [("tensor", "dtype", "shape", "kind", "step", "bytes", "bits")]
-        for t in i.tensors:
-            step = "" if t.step is None else f"{t.step:.6g}"
-            shape = "x".join(map(str, t.shape)) or "()"
-            rows.append((shown(t.name), t.dtype, shape, t.kind, step, f"{t.nbytes:,}", f"{t.bits:.3f}"))
-        print(table(rows, left=4))
-        for t in i.tensors:
-            if t.problem:
-                print(f"{shown(t.name)}: {shown(t.problem)}")
-    return 0
-
-
 def verify(args: argparse.Namespace) -> int:
     """Check and decode all of a compressed checkpoint."""
     with _bar(args, "verifying") as progress:
         i = codec.verify_file(args.input, progress=progress)
     if args.json:
-        print(as_json({"file": _path(args, args.input), "tensors": len(i.tensors), "bytes": i.nbytes}))
+        print(as_json({"file": name_of(args, args.input), "tensors": len(i.tensors), "bytes": i.nbytes}))
     elif not args.quiet:
-        print(f"{shown(_path(args, args.input))}: {len(i.tensors)} tensors, {i.nbytes:,} bytes, all well")
+        print(f"{shown(name_of(args, args.input))}: {len(i.tensors)} tensors, {i.nbytes:,} bytes, all well")
     return 0
 
 
@@ -198,8 +173,8 @@ def _report(
     rows: list[dict[str, Any]] = []
     for f, before in zip(result.files, sizes, strict=True):
         row: dict[str, Any] = {
-            "input": _path(args, f.source),
-            "output": _path(args, f.target),
+            "input": name_of(args, f.source),
+            "output": name_of(args, f.target),
             "input_bytes": before,
         }
         row["output_bytes"] = f.nbytes
@@ -226,11 +201,6 @@ def _size(row: Mapping[str, Any]) -> str:
     nbytes, before, n = row["output_bytes"], row["input_bytes"], row.get("parameters")
     each = f", {8 * nbytes / max(n, 1):.3f} bits per parameter" if n is not None else ""
     return f"{nbytes:,} bytes, {100 * nbytes / max(before, 1):.1f} % of {before:,}{each}"
-
-
-def _path(args: argparse.Namespace, path: Any) -> str:
-    """The name of a file, or of the pipe that it stands for."""
-    return args.shown.get(str(path), str(path))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import serialization
 
 from ggjax._internal import trees
 from ggjax.codec._coded import Coded
@@ -87,3 +88,19 @@ def is_array(x: Any) -> bool:
     if is_coded(x) or isinstance(x, (bool, int, float, complex)):
         return True
     return hasattr(x, "dtype") and not jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended)
+
+
+def _state_of(x: Any) -> dict[str, Any]:
+    from ggjax.codec import _state_dict
+
+    return _state_dict.state_of(x)
+
+
+def _restored(target: Any, state: dict[str, Any]) -> Any:
+    from ggjax.codec import _state_dict
+
+    return _state_dict.restored(target, state)
+
+
+for _kind in (Compressed, Blocks, Coded):
+    serialization.register_serialization_state(_kind, _state_of, _restored)

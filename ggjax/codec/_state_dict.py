@@ -81,6 +81,15 @@ def _tree_of(target: Compressed, state: dict[str, Any]) -> Compressed:
     )
 
 
-serialization.register_serialization_state(Compressed, _tree_state, _tree_of)
-for _kind in (Coded, Blocks):
-    serialization.register_serialization_state(_kind, _state_of, lambda target, state: _leaf_of(state, target))
+def state_of(x: Any) -> dict[str, Any]:
+    """The state dict of a compressed tree or a coded array."""
+    return _tree_state(x) if isinstance(x, Compressed) else _state_of(x)
+
+
+def restored(target: Any, state: dict[str, Any]) -> Any:
+    """The compressed tree, or coded array, of a state dict.
+
+    Raises:
+      ValueError: it is not like its target.
+    """
+    return _tree_of(target, state) if isinstance(target, Compressed) else _leaf_of(state, target)

@@ -244,6 +244,21 @@ def test_help_answers_before_jax_is_loaded():
         assert word in done.stdout
 
 
+def test_info_needs_no_jax(model, tmp_path, capsys):
+    """So it answers at once; and it tells what ``inspect_file`` tells."""
+    assert run("compress", model, "--bits", 4, "--centroids", "-q", "-o", tmp_path / "o") == 0
+    code = (
+        "import sys; from ggjax.app import cli\n"
+        f"assert cli.main(['info', {str(tmp_path / 'o')!r}, '--json']) == 0\n"
+        "assert not {'jax', 'flax', 'rich'} & set(sys.modules), set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (told,) = json.loads(done.stdout)
+    want = codec.inspect_file(tmp_path / "o")
+    assert told["tensors"] == json.loads(json.dumps([t._asdict() for t in want.tensors]))
+
+
 def test_progress_is_shown_on_a_terminal_only(model, tmp_path):
     command = [sys.executable, "-m", "ggjax.app", "compress", str(model), "--rf8", "-o", str(tmp_path / "o")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

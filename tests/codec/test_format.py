@@ -1,6 +1,7 @@
 """The format itself: golden files of both versions, and what a reader refuses or does not know."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -11,8 +12,39 @@ import numpy as np
 import pytest
 
 from ggjax import codec
+from ggjax.codec import container
+from ggjax.codec.container import _body
+from ggjax.codec.entropy._coders import CODERS
+from ggjax.codec.quantize._quantizers import QUANTIZERS
 from tests.codec import forging, fuzz_codec, plain_decoder
 from tests.codec.helpers import weights
+
+
+def test_the_names_that_need_no_jax_are_those_that_are_known():
+    assert set(_body.QUANTIZERS) == set(QUANTIZERS) and set(_body.CODERS) == set(CODERS)
+
+
+JUNK = (None, -1, 3, "x", [], {}, [None], {"x": [1]}, True, [[1, [2]]])
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=str)
+def test_info_of_what_cannot_be(tmp_path, junk):
+    """What only the description is read of: nonsense is told or refused, nothing else."""
+    path = tmp_path / "x"
+    tree = {"w": weights((1100,)), "b": jnp.ones(3), "c": jnp.ones(4)}
+    codec.save_file(tree, path, step=2**-6, centroids=True)
+    header, meta, body = forging.taken_apart(path.read_bytes())
+    for name, t in meta["tensors"].items():
+        for key in [*t, "needs", "shape", "grid", "leaves", "params", "parts", "coder"]:
+            forged = json.loads(json.dumps(meta))
+            forged["tensors"][name][key] = junk
+            path.write_bytes(forging.packed(header, forged, body))
+            with contextlib.suppress(codec.FormatError):
+                ((_, info),) = container.info_of_files(path)
+                assert all(isinstance(x, str) for i in info.tensors for x in (i.name, i.dtype, i.kind, i.coder))
+                assert all(i.step is None or float(i.step) < 4 for i in info.tensors)
+                assert all(i.size >= 0 for i in info.tensors)
+
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

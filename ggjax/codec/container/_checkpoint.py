@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from ggjax.codec import _options
 from ggjax.codec._groups import Kept
 from ggjax.codec._meet import Taken, meet
-from ggjax.codec.container import _coding, _index, _parse, _safetensors, _write
+from ggjax.codec.container import _body, _coding, _index, _safetensors, _write
 from ggjax.codec.container._file import Progress, silent
 from ggjax.codec.container._info import info_of
 from ggjax.codec.container._safetensors import Tensor, tensor_of
@@ -56,7 +56,7 @@ def compress_checkpoint(
     for path in index.files:  # what is wrong with the last one should be known before the first is coded
         with _safetensors.opened(path) as file:
             index.tensors_of(file)
-            if _parse.is_compressed(file.header):
+            if _body.is_compressed(file.header):
                 raise ValueError(f"{path} is compressed already: decompress it first")
     if not dry_run:
         _index.make_room(plan, overwrite=overwrite)

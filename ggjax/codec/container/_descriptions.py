@@ -9,9 +9,10 @@ import numpy as np
 from ggjax.codec._coded import Meta, Part
 from ggjax.codec._grid import Grid
 from ggjax.codec._layout import layout_of, number_of_chunks, side_lengths
+from ggjax.codec.container._body import PART, problem_of
 from ggjax.codec.container._dtypes import BITS, DTYPES, is_count, is_shape
 from ggjax.codec.container._header import Entry
-from ggjax.codec.container._metadata import FEATURES, PART, Piece, Shape, Stored
+from ggjax.codec.container._metadata import Piece, Shape, Stored
 from ggjax.codec.entropy import _rans
 from ggjax.codec.entropy._coders import CODERS
 from ggjax.codec.quantize._quantizers import QUANTIZERS
@@ -95,10 +96,7 @@ def _problem(t: dict[str, Any], quantizer: str) -> tuple[tuple[str, ...], str]:
     needs, coder = t.get("needs", []), t.get("coder", "rans")
     need(isinstance(needs, list) and all(isinstance(n, str) for n in needs), "needs must be a list of names")
     need(isinstance(coder, str), f"coder must be a name, got {coder!r:.50}")
-    odd = [f"{n!r:.50}" for n in needs if n not in FEATURES]
-    odd += [f"the quantizer {quantizer!r:.50}"] if quantizer and quantizer not in QUANTIZERS else []
-    odd += [f"the coder {coder!r:.50}"] if coder not in CODERS else []
-    return tuple(needs), f"needs {' and '.join(odd)}, which this version of ggjax does not know" if odd else ""
+    return tuple(needs), problem_of(quantizer, coder, needs)
 
 
 def _check_block(name: str, shape: list[int], leaf: Any, start: Any, full: Any) -> None:

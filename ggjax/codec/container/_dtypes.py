@@ -3,7 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 DTYPES: dict[str, Any] = {
@@ -17,14 +17,14 @@ DTYPES: dict[str, Any] = {
     "U64": np.uint64,
     "I64": np.int64,
     "F16": np.float16,
-    "BF16": jnp.bfloat16,
+    "BF16": ml_dtypes.bfloat16,
     "F32": np.float32,
     "F64": np.float64,
-    "F8_E4M3": jnp.float8_e4m3fn,
-    "F8_E5M2": jnp.float8_e5m2,
-    "F8_E8M0": jnp.float8_e8m0fnu,
-    "F8_E4M3FNUZ": jnp.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": jnp.float8_e5m2fnuz,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
     "C64": np.complex64,
 }
 """Those of arrays, by their safetensors names."""

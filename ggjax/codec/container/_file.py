@@ -18,9 +18,9 @@ from ggjax.codec._compressed import Compressed, is_array
 from ggjax.codec._host import outside_trace
 from ggjax.codec._shards import in_blocks
 from ggjax.codec.container import _write
+from ggjax.codec.container._body import KEY
 from ggjax.codec.container._dtypes import DTYPES, Opaque, has_arrays, nbytes_of
 from ggjax.codec.container._info import FileInfo, info_of
-from ggjax.codec.container._metadata import KEY
 from ggjax.codec.container._sources import Source, load, opened
 from ggjax.codec.quantize import _rf8
 

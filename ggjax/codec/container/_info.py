@@ -4,11 +4,17 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ggjax.codec.container._metadata import VERSION, Stored
-from ggjax.codec.container._sources import Checkpoint
-from ggjax.codec.quantize._quantizers import QUANTIZERS
+from ggjax.codec.container import _body, _safetensors, _version1
+from ggjax.codec.container._body import VERSION, Body, problem_of
+from ggjax.codec.container._header import Entry, FormatError
+from ggjax.codec.container._index import index_of
+from ggjax.codec.container._safetensors import File
+
+if TYPE_CHECKING:
+    from ggjax.codec.container._sources import Checkpoint
 
 
 class TensorInfo(NamedTuple):
@@ -43,9 +49,9 @@ class FileInfo(NamedTuple):
     original: dict[str, str]  # __metadata__ of the checkpoint that was compressed, or ``metadata`` of save_file
 
 
-def info_of(checkpoint: Checkpoint) -> FileInfo:
+def info_of(checkpoint: "Checkpoint") -> FileInfo:
     """What the files of a compressed checkpoint hold together."""
-    files = info_of_files(checkpoint)
+    files = [_info_of_file(file, meta.body) for file, meta in checkpoint.files if meta is not None]
     original: dict[str, str] = {}
     for i in files:
         original |= i.original
@@ -54,29 +60,58 @@ def info_of(checkpoint: Checkpoint) -> FileInfo:
     return FileInfo(version, tensors, sum(i.nbytes for i in files), sum(i.tables for i in files), original)
 
 
-def info_of_files(checkpoint: Checkpoint) -> list[FileInfo]:
-    """What each file of a compressed checkpoint holds."""
-    out = []
-    for file, meta in checkpoint.files:
-        assert meta is not None
-        tensors = (
-            info for n, s in meta.tensors.items() for info in _infos(n, file.header.entries[n].nbytes, s)
-        )
-        nbytes = os.fstat(file.handle.fileno()).st_size
-        out.append(FileInfo(meta.version, tuple(tensors), nbytes, len(meta.tables), meta.original))
+def info_of_files(path: str | os.PathLike[str]) -> list[tuple[Path, FileInfo]]:
+    """What each file of a compressed checkpoint holds, by what it says: nobody has checked that it can be so.
+
+    Raises:
+      FormatError: it is not of this format; OSError: it cannot be read.
+    """
+    index, out = index_of(path), []
+    for name in index.files:
+        with _safetensors.opened(name) as file:
+            info = _info_of_file(file, _body.read(name, file.header))
+            index.tensors_of(file, {*file.header.entries, *(t.name for t in info.tensors)})
+            out.append((name, info))
     return out
 
 
-def _infos(name: str, nbytes: int, s: Stored) -> Iterator[TensorInfo]:
-    meta = s.meta
-    rest: dict[str, Any] = {"needs": s.needs, "problem": s.problem}
-    if meta is not None:
-        rest |= {"coder": meta.coder, "params": tuple(QUANTIZERS[meta.kind].stated(meta.params).items())}
-    step, parts = (meta.step or None, len(meta.parts)) if meta is not None else (None, 0)
-    leaves = s.leaves or ((name, s.shape),)
-    ends = [0, *itertools.accumulate(math.prod(shape) for _, shape in leaves)]
-    shares = [nbytes * end // max(ends[-1], 1) for end in ends] if s.leaves else [0, nbytes]
-    for i, (leaf, shape) in enumerate(leaves):
-        own = shares[i + 1] - shares[i]
-        bits = 8 * own / max(math.prod(shape), 1)
-        yield TensorInfo(leaf, s.dtype, shape, s.quantizer or "raw", step, parts, own, bits, **rest)
+def _info_of_file(file: File, body: Body) -> FileInfo:
+    tensors: list[TensorInfo] = []
+    for name, t in body.tensors.items():
+        try:
+            t = _version1.upgraded(t) if body.version == 1 else t
+            tensors += _infos(name, file.header.entries[name], t)
+        except (ValueError, TypeError, KeyError, AttributeError) as e:
+            raise FormatError(f"{file.path}: tensor {name!r:.200}: no such description: {e}") from None
+    nbytes = os.fstat(file.handle.fileno()).st_size
+    return FileInfo(body.version, tuple(tensors), nbytes, len(body.tables), body.original)
+
+
+def _infos(name: str, entry: Entry, t: dict[str, Any]) -> Iterator[TensorInfo]:
+    """A tensor of a file, or the small leaves that it consists of, by its description."""
+    quantizer, coder, needs = t.get("quantizer", ""), t.get("coder", "rans"), tuple(t.get("needs", ()))
+    dtype, shape, packed = t.get("dtype", entry.dtype), t.get("shape", list(entry.shape)), t.get("leaves")
+    leaves = list(zip(packed["names"], packed["shapes"], strict=True)) if packed else [(name, shape)]
+    texts = [dtype, quantizer, coder, *needs, *(n for n, _ in leaves)]
+    if not all(isinstance(x, str) for x in texts) or not all(_is_shape(s) for _, s in leaves):
+        raise ValueError("expected names and shapes")
+    problem = problem_of(quantizer, coder, needs)
+    step, parts, params = None, 0, {}
+    if quantizer and not problem:
+        params = t.get("params", {})
+        step = params.get("step")
+        if step is not None and type(step) not in (int, float):
+            raise ValueError(f"a step that is no number: {step!r:.50}")
+        columns = t.get("parts", {}).values()
+        parts = len(set(t["grid"]["parts"])) if "grid" in t else max(map(len, columns), default=1)
+    ends = [0, *itertools.accumulate(math.prod(s) for _, s in leaves)]
+    shares = [entry.nbytes * end // max(ends[-1], 1) for end in ends] if packed else [0, entry.nbytes]
+    for i, (leaf, own) in enumerate(leaves):
+        nbytes = shares[i + 1] - shares[i]
+        bits = 8 * nbytes / max(math.prod(own), 1)
+        how = coder if parts else "", tuple(params.items()), needs, problem
+        yield TensorInfo(leaf, dtype, tuple(own), quantizer or "raw", step, parts, nbytes, bits, *how)
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, list) and all(type(n) is int and n >= 0 for n in x)

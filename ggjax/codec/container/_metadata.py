@@ -1,7 +1,7 @@
 """The metadata of a compressed file: what it says of each tensor, and its writing.
 
-FORMAT.md in the folder above is the specification. ``_parse`` and ``_descriptions`` read the metadata,
-``_sections`` the data.
+FORMAT.md in the folder above is the specification. ``_body``, ``_parse`` and ``_descriptions`` read the
+metadata, ``_sections`` the data.
 """
 
 import base64
@@ -13,19 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ggjax.codec._coded import Meta
+from ggjax.codec.container._body import MOST_RATIO, MOST_SMALL, NO_CRC, PART, VERSION, Body
 from ggjax.codec.entropy import _models
 from ggjax.codec.quantize._quantizers import QUANTIZERS
-
-VERSION = 2
-KEY = "ggjax"
-NO_CRC = "00000000"
-"""What stands in place of the checksum while it is computed."""
-
-FEATURES: frozenset[str] = frozenset()
-"""What a tensor may need of a reader beyond version 2, and this one understands."""
-
-MOST_RATIO, MOST_SMALL = 64, 1 << 16
-"""The metadata has at most so many times the bytes of its compressed form, and so many more."""
 
 Shape = tuple[int, ...]
 
@@ -58,15 +48,14 @@ class Stored(NamedTuple):
 class Metadata(NamedTuple):
     """The metadata of a file, checked."""
 
-    version: int
+    body: Body  # as it stands in the file
     tensors: dict[str, Stored]
     tables: list[np.ndarray]
-    original: dict[str, str]  # __metadata__ of the checkpoint that was compressed
-    save: str  # what the files of one save have in common; empty for a single file
 
-
-PART = {"size": None, "base": 0, "shift": 0, "zeros": 0, "table": 0, "exceptions": 0}
-"""The numbers of a part, and what they are where a file does not say; a size is then that of the tensor."""
+    @property
+    def save(self) -> str:
+        """What the files of one save have in common; empty for a single file."""
+        return self.body.save
 
 
 def describe(

@@ -11,7 +11,7 @@ import numpy as np
 from ggjax.codec import _decode
 from ggjax.codec._coded import Coded
 from ggjax.codec._groups import index_groups
-from ggjax.codec.container import _parse, _safetensors, _sections
+from ggjax.codec.container import _body, _parse, _safetensors, _sections
 from ggjax.codec.container._dtypes import DTYPES, as_array, nbytes_of
 from ggjax.codec.container._header import FormatError
 from ggjax.codec.container._index import Index, index_of
@@ -79,7 +79,7 @@ def opened(path: str | os.PathLike[str], *, plain: bool = False, partial: bool =
         files: list[tuple[File, Metadata | None]] = []
         for name in index.files:
             file = stack.enter_context(_safetensors.opened(name))
-            is_plain = plain and not _parse.is_compressed(file.header)
+            is_plain = plain and not _body.is_compressed(file.header)
             files.append((file, None if is_plain else _parse.load(name, file.header)))
         saves = {meta.save for _, meta in files if meta is not None}
         if len(saves) > 1:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ggjax.codec.container._metadata import PART
+from ggjax.codec.container._body import PART
 
 PARAMETERS = ("step", "centroids", "exponent")
 

@@ -15,7 +15,7 @@ import numpy as np
 from ggjax.codec._coded import Coded
 from ggjax.codec._compressed import Blocks, is_array
 from ggjax.codec._shards import owners_of
-from ggjax.codec.container import _metadata, _safetensors, _sections
+from ggjax.codec.container import _body, _metadata, _safetensors, _sections
 from ggjax.codec.container._dtypes import Opaque
 from ggjax.codec.container._header import METADATA
 from ggjax.codec.container._index import INDEX, PLAIN, SUFFIX, write_index
@@ -104,7 +104,7 @@ def write(
         return Tensor(name, "U8", (x.stream_bytes,), data())
 
     def metadata() -> dict[str, str]:
-        return {_metadata.KEY: _metadata.dump(stated, stack, original, save(stated))}
+        return {_body.KEY: _metadata.dump(stated, stack, original, save(stated))}
 
     if path is None:
         return _safetensors.measure(tensors(), metadata)
