@@ -42,7 +42,9 @@ class Examples(NamedTuple):
     counted: jax.Array  # bool, likewise: False for padding
 
 
-def judged(apply: Callable[[Any, Any], jax.Array], before: Any, after: Any, data: Sequence[Examples]) -> Quality:
+def judged(
+    apply: Callable[[Any, Any], jax.Array], before: Any, after: Any, data: Sequence[Examples]
+) -> Quality:
     """A model of logits with other weights, beside the one that it was.
 
     Returns:
