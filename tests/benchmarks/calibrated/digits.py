@@ -1,9 +1,9 @@
 """A small convolutional network with batch norms, for scikit-learn's digits: ``python -m
 tests.benchmarks.calibrated.digits``.
 
-It is trained here, in less than half a minute: 897 images of 8 x 8 to train (and to calibrate) on, shifted by up to
-one pixel, 300 for validation, 600 for testing. Like the mobile networks it ends in a wide convolution of 1 x 1, so
-that it has batch norms of 1024 channels.
+It is trained here, in less than half a minute: 897 images of 8 x 8 to train (and to calibrate) on, shifted by
+up to one pixel, 300 for validation, 600 for testing. Like the mobile networks it ends in a wide convolution of
+1 x 1, so that it has batch norms of 1024 channels.
 """
 
 import functools
