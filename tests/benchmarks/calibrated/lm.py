@@ -1,7 +1,7 @@
 """The demo's language model: ``python -m tests.benchmarks.calibrated.lm --cache FOLDER --weights backslash``.
 
-"adam" is Adam from Glorot's init, "backslash" Adam with BackSlash from the small init, as ``ggjax demo`` and the
-table of ``tests.benchmarks.arms`` have them. A training takes some three minutes; its weights are kept in the
+"adam" is Adam from Glorot's init, "backslash" Adam with BackSlash from the small init, as ``ggjax demo``
+and the table of ``tests.benchmarks.arms`` have them. A training takes some three minutes; its weights are kept in the
 folder.
 """
 
