@@ -1,8 +1,8 @@
 """The demo's language model: ``python -m tests.benchmarks.calibrated.lm --cache FOLDER --weights backslash``.
 
-"adam" is Adam from Glorot's init, "backslash" Adam with BackSlash from the small init, as ``ggjax demo``
-and the table of ``tests.benchmarks.arms`` have them. A training takes some three minutes; its weights are kept in the
-folder.
+"adam" is Adam from Glorot's init, "small" Adam from the small init, "backslash" Adam with BackSlash from the
+small init, as ``ggjax demo`` and the table of ``tests.benchmarks.arms`` have them. A training takes some three
+minutes; its weights are kept in the folder.
 """
 
 import functools
