@@ -12,7 +12,7 @@ from ggjax.app import _lm
 from ggjax.app._training import Settings, model_of, size
 
 BATCHES = 10
-BITS = (4.0, 3.25, 2.75, 2.375, 2.0, 1.75, 1.5, 1.25)
+BITS = (4.0, 3.0, 2.5, 2.0, 1.75, 1.5, 1.25, 1.0)
 """What is asked at the points of the frontier, in bits per parameter."""
 
 RISE = 0.01

@@ -155,8 +155,9 @@ def test_calibrated_files_are_smaller_at_the_same_loss(results):
         assert ours["file_bytes"] < ours["zstd_bytes"]
         points = [p for p in results["frontier"] if p["model"] == f"{name}_calibrated"]
         assert all(0.95 * p["asked"] < p["bits"] <= p["asked"] for p in points)
-    at = {row["rise"]: row for row in results["saved"]}[0.05]
-    assert at["adam_calibrated"] < 0.8 * at["adam"] and at["backslash_calibrated"] < 0.8 * at["backslash"]
+    for name in ("adam", "backslash"):
+        reached = [row for row in results["saved"] if f"{name}_calibrated" in row]
+        assert reached and all(row[f"{name}_calibrated"] < 0.8 * row[name] for row in reached)
 
 
 def test_files_are_complete_and_replace_older_ones(text, models, results, tmp_path, monkeypatch, capsys):
