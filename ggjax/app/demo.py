@@ -44,12 +44,12 @@ loss         bits per byte on held-out files;  RF8  the same, every weight in on
 nu           shape of the fitted law: 2 Gaussian, 1 Laplace
 bits         per parameter, by entropy/by exp-Golomb codes, at quantization steps 2^-13,
              2^-8, and the coarsest step that costs at most 1 % of the loss
-+ calibrated the weights of the row above, each row and column of a matrix with a step of its
-             own, and every error made good by the weights after it, by what {batches} batches
-             say; asked to cost 1 % of the loss on validation text; bits of the file"""
++ calibrated the weights of the row above, a step for each row and column of a matrix,
+             and every error made good by the weights after it, by what {batches} batches say;
+             asked to cost 1 % of the loss on validation text; bits of the file"""
 FILES_LEGEND = """\
-Files        at that coarsest step, or as asked, read back before their loss was taken; bits
-             per parameter of the whole file, beside the entropy; the same tensors as
+Files        at that coarsest step, or as asked, read back before their loss was taken;
+             bits per parameter of the whole file, beside the entropy; the same tensors as
              plain safetensors, and those through zstd -19"""
 
 

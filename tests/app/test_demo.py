@@ -180,7 +180,8 @@ def test_files_are_complete_and_replace_older_ones(text, models, results, tmp_pa
     shown = capsys.readouterr().out
     words = [*demo.LABELS.values(), "RF8", f"{results['table'][0]['loss']:.3f}"]
     assert all(word in shown for word in words)
-    assert max(len(line) for line in shown.splitlines() if str(out) not in line) <= 90
+    lines = [line for line in shown.splitlines() if str(out) not in line]
+    assert max(map(len, lines)) <= 90, max(lines, key=len)
     assert "…" not in shown
 
 
