@@ -29,6 +29,7 @@ Compress a .safetensors checkpoint of any model to a smaller file, which any saf
   ggjax compress model.safetensors --lossless           every bit comes back
   ggjax compress model.safetensors --bits 4             4 bits per parameter, never more
   ggjax compress model.safetensors --step 0.004 --exclude embed
+  ggjax compress model.safetensors --loss-rise 0.01 --sensitivity known.safetensors
 
 What is rounded is kernels: tensors of two and more dimensions that are no scale of a normalization layer, no
 statistic and no buffer. The other floating ones are kept losslessly; --include REGEX rounds all that it matches
@@ -36,11 +37,17 @@ statistic and no buffer. The other floating ones are kept losslessly; --include 
 are. Those that cannot be rounded (NaN among their weights, say) and 8-bit codes with scales beside them are
 kept losslessly, and a line on stderr names them.
 
+With --sensitivity, what a change of each weight costs (ggjax.sensitivity.estimate tells it from some batches,
+save writes it), every row and column of a matrix has a step of its own, and each rounding error is made good
+by the weights after it. The sensitivity must cover every tensor that is rounded, by its name (dots may stand
+for slashes). All tensors are held in memory then.
+
 A pipe (-, /dev/stdin) is copied to a temporary file first."""
 DECOMPRESS = """\
 Write the plain .safetensors checkpoint of a compressed one, with the names, shapes and dtypes it had."""
 INFO = """\
-Print every tensor of a compressed checkpoint: dtype, shape, kind of coding, step, bytes, bits per parameter."""
+Print every tensor of a compressed checkpoint: dtype, shape, kind of coding, step, bytes, bits per parameter; of
+one that was calibrated its share of the bytes, and what it was predicted to add to the loss."""
 VERIFY = """\
 Check every CRC-32 of a compressed checkpoint and decode all of it. Exit code 0 if all is well, 2 if not."""
 STATS = """\

@@ -103,6 +103,18 @@ def _add_files(commands: Any) -> None:
     _add_steps(how)
     how.add_argument("--rf8", action="store_true", help="the 8-bit floats of ggjax.rf8")
     how.add_argument("--lossless", action="store_true", help="every bit")
+    how.add_argument(
+        "--loss-rise",
+        type=float,
+        metavar="X",
+        help="what a loss may rise by, in nats per example; needs --sensitivity",
+    )
+    compress.add_argument(
+        "--sensitivity",
+        type=Path,
+        metavar="FILE",
+        help="what ggjax.sensitivity.save wrote for these weights: --bits or --loss-rise with calibration",
+    )
     compress.add_argument(
         "--per",
         choices=("tree", "leaf"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ggjax import codec, rate
+from ggjax import codec, rate, sensitivity
 from ggjax.app._pipes import PIPE, name_of
 from ggjax.app._terminal import as_json, shown, table, warn
 from ggjax.codec import container, quantize
@@ -28,12 +28,17 @@ OPTIONS = (
     "centroids",
     "coder",
     "per",
+    "loss_rise",
 )
 
 
 def compress(args: argparse.Namespace) -> int:
     """Compress a checkpoint, of one file or of several with an index."""
     options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS}
+    if args.sensitivity is not None:
+        options["sensitivity"] = sensitivity.load(args.sensitivity)
+    elif args.loss_rise is not None:
+        raise ValueError("--loss-rise needs --sensitivity FILE, what ggjax.sensitivity.save wrote")
     names: list[str] = []
     if args.include:
         with container.opened(args.input, plain=True) as checkpoint:

@@ -18,12 +18,24 @@ def info(args: argparse.Namespace) -> int:
         size = sum(t.size for t in i.tensors)
         each = f"{size:,} parameters, {8 * i.nbytes / max(size, 1):.3f} bits each"
         print(f"{shown(path)}: format version {i.version}, {i.nbytes:,} bytes, {each}, {i.tables} tables")
+        rises = {
+            t.name: rise for t in i.tensors if isinstance(rise := dict(t.params).get("rise"), (int, float))
+        }
         rows = [("tensor", "dtype", "shape", "kind", "step", "bytes", "bits")]
+        if rises:
+            rows[0] += ("share", "rise")
         for t in i.tensors:
             step = "" if t.step is None else f"{t.step:.6g}"
             shape = "x".join(map(str, t.shape)) or "()"
-            rows.append((shown(t.name), t.dtype, shape, t.kind, step, f"{t.nbytes:,}", f"{t.bits:.3f}"))
+            row = (shown(t.name), t.dtype, shape, t.kind, step, f"{t.nbytes:,}", f"{t.bits:.3f}")
+            if rises:
+                share = f"{100 * t.nbytes / max(i.nbytes, 1):.1f} %"
+                row += (share, f"{rises[t.name]:.3g}" if t.name in rises else "")
+            rows.append(row)
         print(table(rows, left=4))
+        if rises:
+            print("(share of the bytes of the file; rise of the loss as the sensitivity predicted it, in nats")
+            print(f"per example: {sum(rises.values()):.4g} in all)")
         for t in i.tensors:
             if t.problem:
                 print(f"{shown(t.name)}: {shown(t.problem)}")

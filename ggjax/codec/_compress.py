@@ -99,7 +99,7 @@ def compress(
     >>> bool(jnp.abs(decompress(small)["w"] - w).max() <= 0.125), small.nbytes < w.nbytes / 8
     (True, True)
     """
-    asked: dict[str, Any] = dict(
+    given = _options.of(
         step=step,
         bits=bits,
         snr_db=snr_db,
@@ -110,11 +110,9 @@ def compress(
         centroids=centroids,
         coder=coder,
         per=per,
+        loss_rise=loss_rise,
+        sensitivity=sensitivity,
     )
-    if sensitivity is None and loss_rise is None:
-        given = _options.checked(**asked)
-    else:
-        given = _options.calibrated(**asked, loss_rise=loss_rise, sensitivity=sensitivity)
     if loss is not None and loss_rise is None:
         raise ValueError("loss belongs to loss_rise")
     flat, rounded = _chosen(params, given, mask)

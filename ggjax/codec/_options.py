@@ -60,10 +60,21 @@ def checked(
     return Options(kind, want, float(dead_zone), bool(centroids), coder, per)
 
 
-def calibrated(
-    *, bits: float | None, loss_rise: float | None, sensitivity: Any, coder: str, **others: Any
+def of(*, loss_rise: float | None = None, sensitivity: Any = None, **asked: Any) -> Options:
+    """The options of ``compress``, with a sensitivity or without; ValueError, ImportError as ``checked``."""
+    if loss_rise is None and sensitivity is None:
+        return checked(**asked)
+    return _calibrated(loss_rise=loss_rise, sensitivity=sensitivity, **asked)
+
+
+def _calibrated(
+    *,
+    loss_rise: float | None,
+    sensitivity: Any,
+    bits: float | None = None,
+    coder: str = "rans",
+    **others: Any,
 ) -> Options:
-    """The options where a sensitivity is given, or ValueError."""
     odd = [n for n, v in others.items() if v not in (None, False, 0.0, "tree")]
     if odd:
         raise ValueError(f"with a sensitivity, give bits or loss_rise, not {' or '.join(odd)}")

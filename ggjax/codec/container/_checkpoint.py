@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from ggjax.codec import _options
 from ggjax.codec._groups import Kept
 from ggjax.codec._meet import Taken, meet
-from ggjax.codec.container import _body, _coding, _index, _safetensors, _write
+from ggjax.codec.container import _body, _calibrating, _coding, _index, _safetensors, _write
 from ggjax.codec.container._file import Progress, silent
 from ggjax.codec.container._info import info_of
 from ggjax.codec.container._safetensors import Tensor, tensor_of
@@ -51,7 +51,7 @@ def compress_checkpoint(
       dry_run: write nothing, and learn what it would take.
       select, mask, overwrite, progress, options: as ``compress_file`` has them.
     """
-    given = _options.checked(**options)
+    given, state = _options.of(**options), options.get("sensitivity")
     plan, index = _index.plan(source, out, compressed=True), _index.index_of(source)
     for path in index.files:  # what is wrong with the last one should be known before the first is coded
         with _safetensors.opened(path) as file:
@@ -78,7 +78,13 @@ def compress_checkpoint(
             written.append(Written(path, target, nbytes))
         return Taken(list(bits.values()), rest - sum(bits.values()))
 
-    if _options.is_of_all(given):
+    if state is not None:
+        files = _calibrating.contents(index, rounded, given, state, kept, progress)
+        for path, target in plan.pairs:
+            leaves, metadata = files[path]
+            chosen = None if dry_run else target
+            written.append(Written(path, target, _write.write(chosen, leaves, metadata, overwrite=overwrite)))
+    elif _options.is_of_all(given):
         known = []
         for path in index.files:
             with _safetensors.opened(path) as file:
@@ -116,7 +122,9 @@ def compress_file(
       overwrite: replace the target if it is there.
       progress: called for every tensor.
       options: the others of ``compress``; ``bits`` counts the bytes of the files, less those of tensors that
-        are not floating or not selected. It may take a second writing of the files to meet them.
+        are not floating or not selected. It may take a second writing of the files to meet them. With a
+        ``sensitivity`` all tensors are held in memory; its names are those of the tensors, where dots may stand
+        for slashes; ``loss`` is for trees only.
 
     Returns:
       The bytes of all files written, without the index.
