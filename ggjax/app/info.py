@@ -21,13 +21,21 @@ def info(args: argparse.Namespace) -> int:
         rises = {
             t.name: rise for t in i.tensors if isinstance(rise := dict(t.params).get("rise"), (int, float))
         }
-        rows = [("tensor", "dtype", "shape", "kind", "step", "bytes", "bits")]
+        rows: list[tuple[str, ...]] = [("tensor", "dtype", "shape", "kind", "step", "bytes", "bits")]
         if rises:
             rows[0] += ("share", "rise")
         for t in i.tensors:
             step = "" if t.step is None else f"{t.step:.6g}"
             shape = "x".join(map(str, t.shape)) or "()"
-            row = (shown(t.name), t.dtype, shape, t.kind, step, f"{t.nbytes:,}", f"{t.bits:.3f}")
+            row: tuple[str, ...] = (
+                shown(t.name),
+                t.dtype,
+                shape,
+                t.kind,
+                step,
+                f"{t.nbytes:,}",
+                f"{t.bits:.3f}",
+            )
             if rises:
                 share = f"{100 * t.nbytes / max(i.nbytes, 1):.1f} %"
                 row += (share, f"{rises[t.name]:.3g}" if t.name in rises else "")

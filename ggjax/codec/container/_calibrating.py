@@ -52,8 +52,11 @@ def contents(
     for path in index.files:
         with _safetensors.opened(path) as file:
             names = index.tensors_of(file)
-            own = {n: _safetensors.read_array(file, n) for n in names if rounded.get(n)}
-            own = {n: x for n, x in own.items() if _is_worth_rounding(x)}
+            own: dict[str, np.ndarray] = {}
+            for n in (n for n in names if rounded.get(n)):
+                x = _safetensors.read_array(file, n)
+                if isinstance(x, np.ndarray) and _is_worth_rounding(x):
+                    own[n] = x
             for n in [n for n, x in own.items() if not np.isfinite(x.astype(np.float32)).all()]:
                 kept[n] = "its weights are not all finite numbers"
                 del own[n]
@@ -72,6 +75,7 @@ def contents(
     assert given.want.bits is not None
     limit = given.want.bits * size
     room = limit - 8.0 * (_bytes_of(files) - uncounted - sum(x.nbytes for x in chosen.values()))
+    over = 0.0
     for _ in range(ATTEMPTS):
         done = _replaced(files, _calibrated.in_bits(chosen, known, room, given.coder))
         over = 8.0 * (_bytes_of(done) - uncounted) - limit
