@@ -26,6 +26,10 @@ CODERS = ("rans", "zstd")
 MOST_RATIO, MOST_SMALL = 64, 1 << 16
 """The metadata has at most so many times the bytes of its compressed form, and so many more."""
 
+MOST_VALUES, VALUES_PER_BYTE = 1 << 18, 16
+"""It has at most so many values, and so many more for each byte of its compressed form: values take far more
+memory than their text does."""
+
 PART = {"size": None, "base": 0, "shift": 0, "zeros": 0, "table": 0, "exceptions": 0}
 """The numbers of a part, and what they are where a file does not say; a size is then that of the tensor."""
 
@@ -113,6 +117,9 @@ def _inflated(data: bytes, size: Any) -> bytes:
         raise ValueError(f"not deflated: {e}") from None
     if len(text) != size or not decoder.eof or decoder.unused_data:
         raise ValueError(f"does not inflate to {size} bytes")
+    values = sum(map(text.count, (b"[", b"{", b",", b":")))
+    if values > MOST_VALUES + VALUES_PER_BYTE * len(data):
+        raise ValueError(f"{len(data)} bytes cannot be metadata of {values} values")
     return text
 
 

@@ -1,5 +1,6 @@
 """From checkpoint to checkpoint, of one file or of several, a few tensors at a time."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from ggjax.codec.container import _body, _calibrating, _coding, _index, _safeten
 from ggjax.codec.container._file import Progress, silent
 from ggjax.codec.container._info import info_of
 from ggjax.codec.container._safetensors import Tensor, tensor_of
-from ggjax.codec.container._sources import Checkpoint, load, names_of, opened
+from ggjax.codec.container._sources import Checkpoint, check_size, load, names_of, opened
 
 
 class Written(NamedTuple):
@@ -167,6 +168,7 @@ def decompress_checkpoint(
     *,
     overwrite: bool = False,
     progress: Progress = silent,
+    max_bytes: float | None = None,
 ) -> Result:
     """Write the plain checkpoint of a compressed one: a file for each, with an index as the source has it.
 
@@ -175,12 +177,14 @@ def decompress_checkpoint(
     Args:
       source: a compressed file, or the index of several.
       out: the file to write, or for an index the folder; None for one beside the source.
-      overwrite, progress: as ``decompress_file`` has them.
+      overwrite, progress, max_bytes: as ``decompress_file`` has them.
     """
     plan = _index.plan(source, out, compressed=False)
     if plan.index and _has_blocks(source):
         stem = plan.index.name.partition(_index.INDEX)[0]
         plan = plan._replace(pairs=[(plan.source, plan.index.with_name(stem + _index.PLAIN))], index=None)
+    with opened(source) as checkpoint:
+        check_size(checkpoint, checkpoint.leaves, max_bytes)
     _index.make_room(plan, overwrite=overwrite)
     index, written = _index.index_of(source), []
     for path, target in plan.pairs:
@@ -190,7 +194,8 @@ def decompress_checkpoint(
                 checkpoint = checkpoint._replace(
                     leaves={n: s for n, s in checkpoint.leaves.items() if n in names}
                 )
-            written.append(Written(path, target, _write_plain(checkpoint, target, overwrite, progress)))
+            nbytes = _write_plain(checkpoint, target, overwrite, progress, math.inf)  # checked above
+            written.append(Written(path, target, nbytes))
     if plan.index:
         _index.write_index_of(plan, overwrite=overwrite)
     return Result(written, plan.index, {})
@@ -204,12 +209,16 @@ def _has_blocks(index: str | os.PathLike[str]) -> bool:
 
 
 def _write_plain(
-    checkpoint: Checkpoint, target: str | os.PathLike[str], overwrite: bool, progress: Progress
+    checkpoint: Checkpoint,
+    target: str | os.PathLike[str],
+    overwrite: bool,
+    progress: Progress,
+    max_bytes: float | None,
 ) -> int:
     original = info_of(checkpoint).original
 
     def tensors() -> Iterator[Tensor]:
-        for name, array in load(checkpoint.leaves, checkpoint.leaves):
+        for name, array in load(checkpoint, max_bytes=max_bytes):
             yield tensor_of(name, array)
             progress(name, array.nbytes)
 
@@ -222,6 +231,7 @@ def decompress_file(
     *,
     overwrite: bool = False,
     progress: Progress = silent,
+    max_bytes: float | None = None,
 ) -> int:
     """Write the plain safetensors file of a compressed one, a few tensors at a time.
 
@@ -230,13 +240,14 @@ def decompress_file(
       target: the file to write; it gets the metadata of the checkpoint that was compressed.
       overwrite: replace the target if it is there.
       progress: called for every tensor.
+      max_bytes: of all arrays of the source; None for the usual limit, as ``load_file`` has it.
 
     Returns:
       The bytes of the target.
 
     Raises:
       ValueError: the target is the source, or one of its files.
-      FormatError: the source is damaged or not compressed.
+      FormatError: the source is damaged, not compressed, or too large.
       FileExistsError: the target is there, and not to be replaced.
       OSError: one of them cannot be read or written.
 
@@ -249,4 +260,4 @@ def decompress_file(
     """
     _index.refuse_same(source, [target])
     with opened(source) as checkpoint:
-        return _write_plain(checkpoint, target, overwrite, progress)
+        return _write_plain(checkpoint, target, overwrite, progress, max_bytes)

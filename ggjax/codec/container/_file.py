@@ -20,8 +20,9 @@ from ggjax.codec._shards import in_blocks
 from ggjax.codec.container import _write
 from ggjax.codec.container._body import KEY
 from ggjax.codec.container._dtypes import DTYPES, Opaque, has_arrays, nbytes_of
+from ggjax.codec.container._header import FormatError
 from ggjax.codec.container._info import FileInfo, info_of
-from ggjax.codec.container._sources import Source, load, opened
+from ggjax.codec.container._sources import Checkpoint, Source, load, opened
 from ggjax.codec.quantize import _rf8
 
 Progress = Callable[[str, int], None]
@@ -106,6 +107,7 @@ def load_file(
     *,
     mask: Callable[[str], bool] | None = None,
     flat: bool = False,
+    max_bytes: float | None = None,
 ) -> Any:
     """Read a compressed checkpoint, tensor by tensor.
 
@@ -118,6 +120,9 @@ def load_file(
         like ``like``. None takes those of the structs of ``like``, where they have one.
       mask: only the leaves whose name it is true of; not with ``like``.
       flat: give a dict of the leaves by their full names, instead of nested ones; not with ``like``.
+      max_bytes: of all arrays that are read, since a small file can hold a great many equal weights. Decoding
+        takes memory beside them, a few times the size of the largest. None for the usual limit: 256 MiB, and
+        2048 times the bytes of the file. ``math.inf`` for no limit.
 
     Returns:
       The tree, of ``jax.Array``. Where JAX runs without ``jax_enable_x64``, a leaf of a 64-bit dtype comes in
@@ -127,7 +132,8 @@ def load_file(
       (functions, say) come back as they are.
 
     Raises:
-      FormatError: the file is damaged or not of this format; the message names the place.
+      FormatError: the file is damaged or not of this format, and the message names the place; or it holds more
+        than ``max_bytes``, and the message says how much.
       ValueError: it does not fit ``like``; the message names the leaf.
       ImportError: the file was coded by "zstd", and the library is not there.
       OSError: the file cannot be read.
@@ -145,15 +151,16 @@ def load_file(
                 raise ValueError("mask and like cannot be given together: leave the leaf out of like")
             if flat:
                 raise ValueError("flat and like cannot be given together: the tree is that of like")
-            return _load_like(path, leaves, like, sharding)
+            return _load_like(path, checkpoint, like, sharding, max_bytes)
         if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
             raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
         names = [n for n in leaves if mask is None or mask(n)]
-        arrays = {n: _put(_array(x), sharding) for n, x in load(leaves, names)}
+        arrays = {n: _put(_array(x), sharding) for n, x in load(checkpoint, names, max_bytes)}
         return arrays if flat else _nested(path, arrays)
 
 
-def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: Any) -> Any:
+def _load_like(path: Any, checkpoint: Checkpoint, like: Any, sharding: Any, max_bytes: float | None) -> Any:
+    leaves = checkpoint.leaves
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
     names = [trees.leaf_name(p) for p, _ in paths]
     wanted = [x for _, x in paths]
@@ -181,7 +188,8 @@ def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: 
     else:
         places = treedef.flatten_up_to(sharding)
     at = dict(zip(names, places, strict=True))
-    loaded = {n: _put(_array(x).reshape(np.shape(held[n])), at[n]) for n, x in load(leaves, held)}
+    arrays = load(checkpoint, held, max_bytes)
+    loaded = {n: _put(_array(x).reshape(np.shape(held[n])), at[n]) for n, x in arrays}
     return treedef.unflatten([loaded.get(n, x) for n, x in pairs])
 
 
@@ -229,9 +237,9 @@ def _nested(path: Any, flat: dict[str, Any]) -> Any:
         for p in parents:
             node = node.setdefault(p, {})
             if not isinstance(node, dict):
-                raise ValueError(f"{path}: leaf {name!r} lies under another leaf: take like or flat=True")
+                raise FormatError(f"{path}: leaf {name!r:.200} lies under another leaf: take like or flat=True")
         if last in node:
-            raise ValueError(f"{path}: leaf {name!r} lies above another leaf: take like or flat=True")
+            raise FormatError(f"{path}: leaf {name!r:.200} lies above another leaf: take like or flat=True")
         node[last] = x
     return out
 
@@ -252,18 +260,21 @@ def inspect_file(path: str | os.PathLike[str]) -> FileInfo:
         return info_of(checkpoint)
 
 
-def verify_file(path: str | os.PathLike[str], *, progress: Progress = silent) -> FileInfo:
+def verify_file(
+    path: str | os.PathLike[str], *, progress: Progress = silent, max_bytes: float | None = None
+) -> FileInfo:
     """Read all of a compressed file, check every CRC-32 and decode every tensor.
 
     Args:
       path: the file, or the index of several.
       progress: called for every tensor.
+      max_bytes: of all arrays of the file; None for the usual limit, as ``load_file`` has it.
 
     Returns:
       What ``inspect_file`` gives.
 
     Raises:
-      FormatError: it is damaged; the message names the tensor and the chunk.
+      FormatError: it is damaged, and the message names the tensor and the chunk; or it is too large.
       OSError: it cannot be read.
 
     >>> import tempfile, os, jax.numpy as jnp
@@ -273,6 +284,6 @@ def verify_file(path: str | os.PathLike[str], *, progress: Progress = silent) ->
     True
     """
     with opened(path) as checkpoint:
-        for name, array in load(checkpoint.leaves, checkpoint.leaves):
+        for name, array in load(checkpoint, max_bytes=max_bytes):
             progress(name, array.nbytes)
         return info_of(checkpoint)

@@ -50,7 +50,7 @@ class Metadata(NamedTuple):
 
     body: Body  # as it stands in the file
     tensors: dict[str, Stored]
-    tables: list[np.ndarray]
+    tables: dict[int, np.ndarray]  # those that are used, by their number
 
     @property
     def save(self) -> str:
