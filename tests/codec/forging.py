@@ -70,16 +70,17 @@ def packed(header, meta, body):
     if "version" in meta:
         text = json.dumps(meta | {"crc32": "00000000"}, sort_keys=True, separators=(",", ":"))
     else:
-        text = enveloped(json.dumps(meta, sort_keys=True, separators=(",", ":")))
+        inner = json.dumps(meta, sort_keys=True, separators=(",", ":"))
+        text = enveloped(inner, data=deflated(inner.encode()))
     crc = f"{zlib.crc32(text.encode()):08x}"
     header["__metadata__"] = {"ggjax": text.replace("00000000", crc, 1)}
     new = json.dumps(header, separators=(",", ":")).encode()
     return struct.pack("<Q", len(new)) + new + body
 
 
-def enveloped(text, size=None):
+def enveloped(text, size=None, data=None):
     """The metadata of version 2 around a body, before its checksum is put right."""
-    data = deflated(text.encode()) if size is None else zlib.compress(text.encode(), 9)
+    data = zlib.compress(text.encode(), 9) if data is None else data
     inner, size = base64.b64encode(data).decode(), len(text) if size is None else size
     return f'{{"crc32":"00000000","deflated":"{inner}","size":{size},"version":2}}'
 

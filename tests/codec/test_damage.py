@@ -48,7 +48,7 @@ def test_files_of_something_else(tmp_path, data, message):
     [
         ([1 << 40], "tensor 'w': 1 chunks, expected 4194304"),
         ([1 << 62] * 60, "no array has the shape"),
-        ([1 << 62] * 100_000, "cannot be metadata of 2000"),
+        ([1 << 62] * 100_000, "no array has the shape"),
         ([1 << 62, 1 << 62, 0], "no array has the shape"),
     ],
     ids=["large", "deep", "long", "empty"],

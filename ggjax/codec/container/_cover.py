@@ -1,4 +1,4 @@
-"""Whether the blocks of a leaf fill it, each of its elements once, in a time that grows with their number alone.
+"""Whether the blocks of a leaf fill it, each of its elements once, in time that grows with their number alone.
 
 To compare the blocks two by two would take minutes for a file of a megabyte. Instead, every place on an axis
 where a block begins or ends gets a random number, and a block weighs the product over the axes of the number
