@@ -101,7 +101,7 @@ def many_matrices(number):
     data = steps + b"".join(codes)
     t = {"crc32": pieces(data[len(steps) :], map(len, codes)), "bytes": [len(c) for c in codes]}
     t |= {"dtype": "F8_E4M3", "quantizer": "scaled", "shape": [number]}
-    t["params"] = {"step": 0.5, "limits": [0] * number, "rows": 1}
+    t["params"] = {"step": 0.5, "limits": [100] * number, "rows": 1}
     t["grid"] = {"rows": [number], "columns": [1], "parts": [0]}
     t["sections"] = {"steps": [len(steps), zlib.crc32(steps)]}
     return file_of({"w": (t, data)}, [table()])
@@ -117,3 +117,9 @@ def pack_between(number):
     large |= {"quantizer": "dictionary", "params": {"values": [7]}, "shape": [17 * CHUNK]}
     tensors = {f"l{i}": (large, code * 17) for i in range(number)}
     return file_of(tensors | {"small": (small, bytes(number))})
+
+
+def named(number):
+    """Leaves of awkward names: above and under one another, without a name, or in very many dicts."""
+    names = [[""], ["(root)"], ["a", "a/b", "a/b/c"], ["a" + "/" * 100_000]][number % 4]
+    return file_of({name: ({"crc32": [zlib.crc32(b"\1")]}, b"\1") for name in names})

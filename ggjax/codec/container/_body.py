@@ -117,10 +117,20 @@ def _inflated(data: bytes, size: Any) -> bytes:
         raise ValueError(f"not deflated: {e}") from None
     if len(text) != size or not decoder.eof or decoder.unused_data:
         raise ValueError(f"does not inflate to {size} bytes")
-    values = sum(map(text.count, (b"[", b"{", b",", b":")))
-    if values > MOST_VALUES + VALUES_PER_BYTE * len(data):
-        raise ValueError(f"{len(data)} bytes cannot be metadata of {values} values")
+    if _values(text) > MOST_VALUES + VALUES_PER_BYTE * len(data):
+        raise ValueError(f"{len(data)} bytes cannot be metadata of {_values(text)} values")
     return text
+
+
+def _values(text: bytes) -> int:
+    """About how many values JSON has: not fewer, but for one."""
+    return sum(map(text.count, (b"[", b"{", b",", b":")))
+
+
+def may_be(text: bytes, nbytes: int) -> bool:
+    """Whether a reader takes so many bytes as the compressed form of a text."""
+    most = MOST_VALUES + VALUES_PER_BYTE * nbytes
+    return len(text) <= MOST_RATIO * nbytes + MOST_SMALL and _values(text) <= most
 
 
 def _json(text: str | bytes) -> dict[str, Any]:

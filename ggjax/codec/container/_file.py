@@ -14,14 +14,14 @@ import numpy as np
 
 from ggjax._internal import trees
 from ggjax.codec import _compress
-from ggjax.codec._compressed import Compressed, is_array
+from ggjax.codec._compressed import Compressed, is_array, is_coded
 from ggjax.codec._host import outside_trace
 from ggjax.codec._shards import in_blocks
 from ggjax.codec.container import _write
 from ggjax.codec.container._body import KEY
 from ggjax.codec.container._dtypes import DTYPES, Opaque, has_arrays, nbytes_of
-from ggjax.codec.container._header import FormatError
 from ggjax.codec.container._info import FileInfo, info_of
+from ggjax.codec.container._nested import nested
 from ggjax.codec.container._sources import Checkpoint, Source, load, opened
 from ggjax.codec.quantize import _rf8
 
@@ -59,8 +59,8 @@ def save_file(
       The bytes of the file, or of the file of this process.
 
     Raises:
-      ValueError: as ``compress``; options with a tree that is compressed already; two leaves of one name, or a
-        name that safetensors keeps for itself.
+      ValueError: as ``compress``; options with a tree that is compressed already; two leaves of one name, a
+        name that safetensors keeps for itself, or a single leaf with the key ``(root)``.
       TypeError: a leaf that is neither an array nor a number, or of a dtype that safetensors does not have; the
         message names it; metadata that does not map strings to strings.
       OSError: the file cannot be written. The old file, if any, is then as it was.
@@ -81,6 +81,9 @@ def save_file(
         _write.check_arrays(Compressed(params).leaves())
         compressed = _compress.compress(params, **options)
     leaves = [(name, in_blocks(x)) for name, x in compressed.leaves()]
+    structure = jax.tree.structure(compressed.tree, is_leaf=is_coded)
+    if [name for name, _ in leaves] == [trees.ROOT] and not jax.tree_util.treedef_is_leaf(structure):
+        raise ValueError(f"the key {trees.ROOT!r} names a tree that is a single array: give this leaf another")
     if jax.process_count() > 1:
         return _write.write_by_process(Path(path), leaves, texts)
     return _write.write(path, leaves, texts)
@@ -120,9 +123,9 @@ def load_file(
         like ``like``. None takes those of the structs of ``like``, where they have one.
       mask: only the leaves whose name it is true of; not with ``like``.
       flat: give a dict of the leaves by their full names, instead of nested ones; not with ``like``.
-      max_bytes: of all arrays that are read, since a small file can hold a great many equal weights. Decoding
-        takes memory beside them, a few times the size of the largest. None for the usual limit: 256 MiB, and
-        2048 times the bytes of the file. ``math.inf`` for no limit.
+      max_bytes: of all arrays that are read, since a small file can hold a great many equal weights. While the
+        largest of them is decoded it takes about as much again, of a dtype of 8 bits ten times as much. None
+        for the usual limit: 256 MiB, and 2048 times the bytes of the file. ``math.inf`` for no limit.
 
     Returns:
       The tree, of ``jax.Array``. Where JAX runs without ``jax_enable_x64``, a leaf of a 64-bit dtype comes in
@@ -156,7 +159,7 @@ def load_file(
             raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
         names = [n for n in leaves if mask is None or mask(n)]
         arrays = {n: _put(_array(x), sharding) for n, x in load(checkpoint, names, max_bytes)}
-        return arrays if flat else _nested(path, arrays)
+        return arrays if flat else nested(path, arrays)
 
 
 def _load_like(path: Any, checkpoint: Checkpoint, like: Any, sharding: Any, max_bytes: float | None) -> Any:
@@ -225,23 +228,6 @@ def _survives(x: np.ndarray) -> bool:
     with np.errstate(over="ignore", under="ignore"):
         y = x.astype(dtype)
     return not ((np.isinf(y) & ~np.isinf(x)) | ((y == 0) & (x != 0))).any()
-
-
-def _nested(path: Any, flat: dict[str, Any]) -> Any:
-    if list(flat) == ["(root)"]:
-        return flat["(root)"]
-    out: dict[str, Any] = {}
-    for name, x in flat.items():
-        *parents, last = name.split("/")
-        node: Any = out
-        for p in parents:
-            node = node.setdefault(p, {})
-            if not isinstance(node, dict):
-                raise FormatError(f"{path}: leaf {name!r:.200} lies under another leaf: take like or flat=True")
-        if last in node:
-            raise FormatError(f"{path}: leaf {name!r:.200} lies above another leaf: take like or flat=True")
-        node[last] = x
-    return out
 
 
 def inspect_file(path: str | os.PathLike[str]) -> FileInfo:

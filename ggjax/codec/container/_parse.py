@@ -43,10 +43,11 @@ def _metadata(path: Any, body: Body, header: Header) -> Metadata:
 
 
 def _tables_of(body: Body, stored: dict[str, Stored]) -> list[int]:
-    """The tables that are used: all of them, as far as this version can tell."""
+    """The tables that are used: in version 2 all of them, as far as this reader can tell."""
     metas = [s.meta for s in stored.values() if s.meta and CODERS[s.meta.coder].has_tables]
     used = {p.table for meta in metas for p in meta.parts}
-    if len(used) < len(body.tables) and not any(s.problem for s in stored.values()):
+    may_be_idle = body.version == 1 or any(s.problem for s in stored.values())
+    if len(used) < len(body.tables) and not may_be_idle:
         raise ValueError(f"{len(body.tables)} tables, of which {len(used)} are used")
     return sorted(used)
 
