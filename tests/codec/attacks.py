@@ -4,6 +4,7 @@ All their checksums fit. ``ATTACKS`` makes each of a number that its size grows 
 """
 
 import base64
+import functools
 import struct
 import zlib
 
@@ -36,6 +37,7 @@ def pieces(data, sizes):
     return [zlib.crc32(data[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
 
 
+@functools.cache
 def table(token=1):
     """A table by which a token takes no bits."""
     return base64.b64encode(_models.pack(np.eye(256, dtype=np.uint16)[token] << 14)).decode()
@@ -46,6 +48,7 @@ def lanes(number):
     return struct.pack("<I", 1 << 16) * number + b"\0\0" * number
 
 
+@functools.cache
 def frame(size):
     """So many tokens 1 as a frame of Zstandard."""
     import zstandard
