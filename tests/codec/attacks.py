@@ -105,6 +105,7 @@ def many_matrices(number):
     t = {"crc32": pieces(data[len(steps) :], map(len, codes)), "bytes": [len(c) for c in codes]}
     t |= {"dtype": "F8_E4M3", "quantizer": "scaled", "shape": [number]}
     t["params"] = {"step": 0.5, "limits": [100] * number, "rows": 1}
+    t["parts"] = {"base": [1]}
     t["grid"] = {"rows": [number], "columns": [1], "parts": [0]}
     t["sections"] = {"steps": [len(steps), zlib.crc32(steps)]}
     return file_of({"w": (t, data)}, [table()])
