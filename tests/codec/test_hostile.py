@@ -209,6 +209,14 @@ def test_metadata_of_very_many_values_is_refused_before_they_are_made(tmp_path, 
     assert _body.may_be(b"[" * 400_000, len(text))
 
 
+def test_a_number_of_parts_is_no_size(tmp_path):
+    path = written(tmp_path, attacks.many_matrices(16))
+    header, meta, body = forging.taken_apart(path.read_bytes())
+    for number in (1, 1 << 40):
+        meta["tensors"]["w"]["grid"]["parts"] = [number]
+        assert "a part of a grid without weights" in refused(path, forging.packed(header, meta, body))
+
+
 def test_blocks_without_number(tmp_path):
     """So many that to compare them two by two would take hours."""
     number = 200_000
