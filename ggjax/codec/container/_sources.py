@@ -188,7 +188,7 @@ def _costs(leaves: Mapping[str, list[Source]], names: list[str]) -> Iterator[tup
     seen = set()
     for n in names:
         new = {s.key: s._replace(small=None) for s in leaves[n] if s.key not in seen}
-        seen |= new.keys()
+        seen.update(new)
         chunks = sum(len(s.stored.chunks) for s in new.values() if s.stored)
         yield n, PER_CHUNK * chunks + sum(math.prod(s.shape) for s in new.values())
 
@@ -206,14 +206,16 @@ def _arrays(
     ``packs`` has those tensors whose leaves are still wanted, ``waiting`` how many of them.
     """
     new = {s.key: s for s in sources if s.key not in packs}
-    read = packs | dict(zip(new, _tensors(list(new.values())), strict=True))
+    read = dict(zip(new, _tensors(list(new.values())), strict=True))
+    packs.update((key, read[key]) for key, s in new.items() if s.small)
+    out = []
     for s in sources:
+        out.append(_part_of(packs[s.key] if s.small else read[s.key], s))
         if s.small:
             waiting[s.key] -= 1
-            packs[s.key] = read[s.key]
-    for key in [k for k in packs if not waiting[k]]:
-        del packs[key]
-    return [_part_of(read[s.key], s) for s in sources]
+            if not waiting[s.key]:
+                del packs[s.key]
+    return out
 
 
 def _part_of(array: np.ndarray, s: Source) -> np.ndarray:
