@@ -1,9 +1,10 @@
 """Damaged compressed files: ``python -m tests.codec.fuzz_codec --count 100000``.
 
-Some are copies of good ones with bytes changed, cut off, added, moved, or taken from another good file. Reading
-them must give the original arrays or a FormatError that names the file; nothing else, and not much memory. Most
-have their checksums put right after the damage, as an attacker would, and some are made to take much memory or
-time: of these, other arrays may come out, but no crash, no hang and no large allocation.
+Some are copies of good ones with bytes changed, cut off, added, moved, or taken from another good file.
+Reading them must give the original arrays or a FormatError that names the file; nothing else, and not much
+memory. Most have their checksums put right after the damage, as an attacker would, and some are made to take
+much memory or time: of these, other arrays may come out, but no crash, no hang and no large allocation.
+``ggjax info`` tells of each what it says of itself, or that it cannot be.
 
 All are read with ``max_bytes`` of ``MOST``. Memory that is used is bounded by ``MEMORY_MIB``; as a program of
 its own, the fuzzer also forbids the process to reserve more than ``RESERVED_MIB`` beyond what it starts with.
@@ -12,7 +13,9 @@ its own, the fuzzer also forbids the process to reserve more than ``RESERVED_MIB
 import argparse
 import base64
 import collections
+import contextlib
 import glob
+import io
 import json
 import math
 import os
@@ -26,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax import codec
+from ggjax.app import cli
 from tests.codec import attacks, scaled
 from tests.codec.forging import downgraded, forge
 
@@ -229,6 +233,11 @@ def run(count, seed=0, folder=None, limit_s=math.inf, told=lambda count, outcome
                     known = any(got == files[n][1] for n in names)
                     assert kind != "damaged" or known, f"{where}: a wrong array"
                     outcomes[f"{kind}, another array"] += 1
+            try:
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    assert cli.main(["info", path, *(["--json"] if i % 2 else [])]) in (0, 2)
+            except Exception as e:
+                raise AssertionError(f"{where}: info: {type(e).__name__}: {e}") from e
             taken = time.perf_counter() - start
             if i == 100:
                 before = peak_mib()
