@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
-import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from ggjax._internal.atomic import naming
 
 PIPE = "-"
 
@@ -29,7 +31,7 @@ def through_files(args: argparse.Namespace) -> Iterator[dict[str, str]]:
                 raise ValueError(f"{args.input} has no name to make another of: say by --out where to write")
             path = _folder(stack) / "stdin.safetensors"
             with path.open("wb") as f, _opened(args.input) as pipe:
-                shutil.copyfileobj(pipe, f, 1 << 20)
+                _copy(pipe, f, str(path))
             shown[str(path)], args.input = str(args.input), path
         to_stdout = str(getattr(args, "out", None)) == PIPE
         if to_stdout:
@@ -39,12 +41,21 @@ def through_files(args: argparse.Namespace) -> Iterator[dict[str, str]]:
         yield shown
         if to_stdout and not getattr(args, "dry_run", False):
             with args.out.open("rb") as f:
-                shutil.copyfileobj(f, sys.stdout.buffer, 1 << 20)
+                _copy(f, sys.stdout.buffer, "standard output")
 
 
 def name_of(args: argparse.Namespace, path: Path) -> str:
     """The name of a file, or of the pipe that it stands for."""
     return args.shown.get(str(path), str(path))
+
+
+def _copy(source: BinaryIO, target: BinaryIO, name: str) -> None:
+    """Copy what a pipe or a file holds; an error of writing tells the name."""
+    while piece := source.read(1 << 20):
+        with naming(name):
+            target.write(piece)
+    with naming(name):
+        target.flush()
 
 
 def _folder(stack: contextlib.ExitStack) -> Path:
