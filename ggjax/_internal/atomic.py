@@ -89,8 +89,10 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raise OSError unless a file can be put there; links are followed."""
     path, real = Path(path), Path(os.path.realpath(path))
     if not real.parent.is_dir():
-        where = f"{path}: there is" if real.parent == path.parent else f"{path} is a link to {real}: there is"
-        raise FileNotFoundError(f"{where} no folder {real.parent}")
+        where = f"{path} is a link to {real}" if path.is_symlink() else str(path)
+        raise FileNotFoundError(
+            f"{where}: there is no folder {real.parent if path.is_symlink() else path.parent}"
+        )
     length, longest = len(os.fsencode(real.name)), _longest_name(real.parent)
     if length > longest:
         raise OSError(

@@ -154,7 +154,7 @@ def refuse_same(source: str | os.PathLike[str], targets: Iterable[str | os.PathL
     """Raise ValueError where a target is the source, or one of the files that its index names."""
     sources = [p for p in (Path(source), *index_of(source).files) if p.exists()]
     for path in map(Path, targets):
-        if path.exists() and any(os.path.samefile(path, s) for s in sources):
+        if os.path.exists(path) and any(os.path.samefile(path, s) for s in sources):
             raise ValueError(f"{path} is the input: choose another output")
 
 

@@ -24,8 +24,8 @@ from ggjax.codec.container._header import MAX_HEADER, METADATA, FormatError, Hea
 MOVED = 1 << 20
 """Bytes are moved so many at a time."""
 
-WASTE = 14
-"""A header may have spaces at its end that are up to 2^-14 of the data, so that this need not be moved."""
+LARGE, WASTE = 1 << 26, 14
+"""The header of a large file may end with spaces, up to 2^-14 of the data, which then need not be moved."""
 
 
 class File(NamedTuple):
@@ -227,7 +227,7 @@ def _header_of(
         ) from None
     end = max((e["data_offsets"][1] for e in entries.values()), default=0)
     padding, spare = -len(header) % 8, reserve - 8 - len(header)
-    if reserve % 8 == 0 and padding <= spare <= padding + (end >> WASTE):
+    if reserve % 8 == 0 and padding <= spare <= padding + (max(end - LARGE, 0) >> WASTE):
         padding = spare
     header += b" " * padding
     if len(header) > MAX_HEADER:
