@@ -8,7 +8,9 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import socket
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -39,17 +41,36 @@ def create(path: Path, mode: int) -> tuple[Path, BinaryIO]:
       path: of the file that it will become.
       mode: of the scratch file, less what the umask takes away.
     """
-    shown = os.fsencode(path.name)[:SHOWN].decode("utf-8", "ignore")
     while True:
-        scratch = path.with_name(f".{shown}.{_crc(path.name)}-{_here()}-{secrets.token_hex(6)}.ggjax-part")
+        scratch = _named_for(path)
         f = open(scratch, "x+b", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
         if _lock(f) and scratch.exists():  # otherwise ``clear`` came in between
             return scratch, f  # type: ignore[return-value]
         f.close()
 
 
+@contextlib.contextmanager
+def folder(name: str) -> Iterator[Path]:
+    """A folder for what is needed only inside the block, among the system's temporary files."""
+    place = Path(tempfile.gettempdir())
+    clear(place)
+    while True:
+        path = _named_for(place / name)
+        path.mkdir(0o700)
+        f = None if fcntl is None else os.open(path, os.O_RDONLY)
+        if f is None or (_lock(f) and path.exists()):
+            break
+        os.close(f)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if f is not None:
+            os.close(f)
+
+
 def clear(folder: Path) -> None:
-    """Remove the scratch files in a folder whose writers are dead."""
+    """Remove the scratch files in a folder, and the scratch folders, whose writers are dead."""
     for scratch, found in _in(folder):
         with contextlib.suppress(OSError):  # of another user, or gone
             f = _opened(scratch)
@@ -57,7 +78,7 @@ def clear(folder: Path) -> None:
                 mine = found[2] == _here() or time.time() - os.fstat(f).st_mtime > DAY
                 if fcntl is not None and mine:
                     fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error where its writer lives
-                    scratch.unlink()
+                    shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
             finally:
                 os.close(f)
 
@@ -67,6 +88,12 @@ def others(path: Path, mine: Path | None) -> list[Path]:
     return [s for s, found in _in(path.parent) if found[1] == _crc(path.name) and s != mine]
 
 
+def _named_for(path: Path) -> Path:
+    """A new name for the scratch file of a path."""
+    shown = os.fsencode(path.name)[:SHOWN].decode("utf-8", "ignore")
+    return path.with_name(f".{shown}.{_crc(path.name)}-{_here()}-{secrets.token_hex(6)}.ggjax-part")
+
+
 def _in(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
     with contextlib.suppress(OSError):
         names = os.listdir(folder)
@@ -74,8 +101,9 @@ def _in(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
 
 
 def _opened(scratch: Path) -> int:
-    """A descriptor of a scratch file; some file systems lock only what may be written."""
-    return os.open(scratch, os.O_RDWR if os.access(scratch, os.W_OK) else os.O_RDONLY)
+    """A descriptor of a scratch file or folder; some file systems lock only files that may be written."""
+    may_write = os.access(scratch, os.W_OK) and not scratch.is_dir()
+    return os.open(scratch, os.O_RDWR if may_write else os.O_RDONLY)
 
 
 def _lock(f: Any) -> bool:

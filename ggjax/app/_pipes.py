@@ -4,11 +4,11 @@ import argparse
 import contextlib
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ggjax._internal import scratch
 from ggjax._internal.atomic import naming
 
 PIPE = "-"
@@ -59,7 +59,7 @@ def _copy(source: BinaryIO, target: BinaryIO, name: str) -> None:
 
 
 def _folder(stack: contextlib.ExitStack) -> Path:
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ggjax-")))
+    return stack.enter_context(scratch.folder("ggjax-pipe"))
 
 
 def _is_pipe(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Kills of two processes that ``jax.distributed`` connects; part of ``tests.codec.kill_writers``.
 
 A pair is started, saves one version after another, and is killed at a random moment: one of the two, and soon
-after it the other, or both. (JAX catches SIGTERM, so both go on for a while then.) The index must name a version
+after it the other, or both. (JAX catches SIGTERM, and both go on for a while.) The index must name a version
 that the pair had in hand then, whole.
 """
 
@@ -28,7 +28,8 @@ def work(port: str, process: int, folder: str, seed: int) -> None:
     from jax.sharding import PartitionSpec as P
 
     from ggjax import codec
-    from tests.codec.kill_writers import VERSIONS, arrays_of, slow_calls
+    from tests.codec.kill_writers import slow_calls
+    from tests.codec.versions import VERSIONS, arrays_of
 
     mesh = jax.make_mesh((PROCESSES * DEVICES,), ("x",))
     specs = {"a": P(), "b": P("x"), "c": P(None, "x")}
@@ -53,14 +54,13 @@ def work(port: str, process: int, folder: str, seed: int) -> None:
 
 def kill(pairs: int, rng: random.Random) -> Counter:
     """Kill so many pairs, and look after each."""
-    from tests.codec.kill_writers import VERSIONS, arrays_of, key_of, versions_at
+    from tests.codec.versions import VERSIONS, versions_at
 
-    keys = {key_of(arrays_of(v)): v for v in range(VERSIONS)}
     count: Counter = Counter()
     with tempfile.TemporaryDirectory(prefix="ggjax-kills-") as folder:
         for i in range(pairs):
             trying, number, both = _one(folder, rng)
-            found = versions_at(Path(folder) / "model.ggjax.safetensors", keys)
+            found = versions_at(Path(folder) / "model.ggjax.safetensors")
             (version,) = found.values()
             assert version in {trying, (trying - 1) % VERSIONS}, (version, trying)
             count[f"{number.name}, {'both' if both else 'one'}"] += 1

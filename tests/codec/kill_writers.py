@@ -8,7 +8,6 @@ processes that ``jax.distributed`` connects.
 """
 
 import argparse
-import hashlib
 import os
 import random
 import shutil
@@ -24,43 +23,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ggjax import codec
 from ggjax._internal import scratch
-from ggjax.codec._compressed import Blocks
 from ggjax.codec.container import _save
-from tests.codec import plain_decoder
+from tests.codec.versions import VERSIONS, saved, versions_at
 
 CALLS = ("replace", "link", "unlink", "fsync", "fchown", "chmod", "listdir", "open", "close", "write", "stat")
 PAUSE = 0.002
-VERSIONS = 6
-SHAPE = (64, 64)
-TENSORS = ("a", "b", "c")
-
-Arrays = dict[str, np.ndarray]
-
-
-def arrays_of(version: int) -> Arrays:
-    rng = np.random.default_rng(version)
-    return {n: rng.integers(-20, 20, SHAPE).astype(np.float32) for n in TENSORS}
-
-
-def key_of(arrays: Any) -> str:
-    return hashlib.sha256(b"".join(np.asarray(arrays[n]).tobytes() for n in TENSORS)).hexdigest()
-
-
-def saved(version: int, processes: int) -> list[tuple[str, Any]]:
-    """The leaves of a version as ``save_file`` has them; for two processes, in blocks of rows."""
-    coded = dict(codec.compress(arrays_of(version), step=1.0).leaves())
-    on_host = {n: jax.tree.map(np.asarray, x) for n, x in coded.items()}
-    if processes == 1:
-        return list(on_host.items())
-    half = SHAPE[0] // 2
-    leaves: list[tuple[str, Any]] = [("a", on_host["a"])]
-    for n in TENSORS[1:]:
-        parts = codec.compress({str(i): arrays_of(version)[n][i : i + half] for i in (0, half)}, step=1.0)
-        blocks = tuple(jax.tree.map(np.asarray, x) for _, x in parts.leaves())
-        leaves.append((n, Blocks(blocks, ((0, 0), (half, 0)), SHAPE, np.dtype(np.float32), None)))
-    return leaves
 
 
 def slow_calls(rng: random.Random) -> None:
@@ -130,24 +98,11 @@ def start(path: Path, leaves: Any, processes: int, seed: int) -> list[int]:
     return pids
 
 
-def versions_at(path: Path, keys: dict[str, int]) -> dict[str, int]:
-    """The versions that load from the file and from the index, where these are."""
-    index = path.with_name("model.ggjax.safetensors.index.json")
-    found = {}
-    for p in (path, index):
-        if p.exists():
-            arrays, again = plain_decoder.decode_file(p), codec.load_file(p)
-            assert set(arrays) == set(again) == set(TENSORS), (p, set(arrays))
-            assert key_of(arrays) == key_of(again)
-            found[p.name] = keys[key_of(arrays)]
-    return found
-
-
 def wait(pids: list[int]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
 
-def one_kill(path: Path, old: int, forms: Any, leaves: Any, keys: Any, rng: random.Random) -> Counter:
+def one_kill(path: Path, old: int, forms: Any, leaves: Any, rng: random.Random) -> Counter:
     """Save an old version by one or two, kill who saves a new one, and look."""
     count: Counter = Counter()
     before, after = forms
@@ -161,7 +116,7 @@ def one_kill(path: Path, old: int, forms: Any, leaves: Any, keys: Any, rng: rand
         os.kill(pid, number)
     codes = wait(pids)
     assert 1 not in codes, codes
-    found = versions_at(path, keys)
+    found = versions_at(path)
     name = path.name if after == 1 else "model.ggjax.safetensors.index.json"
     older = path.name if before == 1 else "model.ggjax.safetensors.index.json"
     assert set(found.values()) <= {old, new} and found, (found, old, new)
@@ -173,13 +128,13 @@ def one_kill(path: Path, old: int, forms: Any, leaves: Any, keys: Any, rng: rand
     return count
 
 
-def clean_after(path: Path, processes: int, leaves: Any, keys: Any, rng: random.Random) -> int:
+def clean_after(path: Path, processes: int, leaves: Any, rng: random.Random) -> int:
     """Save without a kill; what is there then must be that checkpoint alone. The version."""
     version = rng.randrange(VERSIONS)
     assert set(wait(start(path, leaves[processes][version], processes, rng.randrange(1 << 30)))) == {0}
     files = sorted(os.listdir(path.parent))
     assert len(files) == (1 if processes == 1 else 3), files
-    assert set(versions_at(path, keys).values()) == {version}
+    assert set(versions_at(path).values()) == {version}
     return version
 
 
@@ -194,13 +149,12 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
     rng = random.Random(args.seed)
-    keys = {key_of(arrays_of(v)): v for v in range(VERSIONS)}
     leaves = {n: [saved(v, n) for v in range(VERSIONS)] for n in (1, 2)}
     total: Counter = Counter()
     folder = Path(tempfile.mkdtemp(prefix="ggjax-kills-"))
     path = folder / "model.ggjax.safetensors"
     for n in (1, 2):
-        clean_after(path, n, leaves, keys, rng)
+        clean_after(path, n, leaves, rng)
         begin = time.monotonic()
         for v in range(VERSIONS):
             wait(start(path, leaves[n][v], n, v))
@@ -210,8 +164,8 @@ def main() -> None:
     while total["killed in time"] < args.kills:
         i += 1
         before, after = 1 + (i & 1), 2 if rng.random() < 0.6 else 1
-        old = clean_after(path, before, leaves, keys, rng)
-        total += one_kill(path, old, (before, after), leaves, keys, rng)
+        old = clean_after(path, before, leaves, rng)
+        total += one_kill(path, old, (before, after), leaves, rng)
         if i % 20 == 0:
             print(i, "tries", dict(total), flush=True)
     shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """From plain checkpoints, of one file or of several, to compressed ones, a few tensors at a time."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from ggjax.codec._meet import Taken, meet
 from ggjax.codec.container import _body, _calibrating, _coding, _index, _safetensors, _write
 from ggjax.codec.container._checkpoint import Result, Written, check_space_for, write_index
 from ggjax.codec.container._file import Progress, silent
+from ggjax.codec.quantize._quantizers import MIN_SIZE
 
 
 def compress_checkpoint(
@@ -72,6 +74,8 @@ def _compress(
     index = _index.index_of(plan.source)
     kept: Kept = {}
     rounded = _coding.choose(index, select, mask, given, kept)
+    if begin is not None:
+        check_space_for(_least(plan, index, rounded))
     written: list[Written] = []
     files: dict[Path, Any] = {}
 
@@ -119,6 +123,17 @@ def _compress(
     if plan.index and begin is not None:
         write_index(plan, files, begin)
     return Result(written, plan.index, kept)
+
+
+def _least(plan: _index.Plan, index: _index.Index, rounded: dict[str, bool]) -> list[Written]:
+    """What the files take at least: the tensors that are kept as they are."""
+    out = []
+    for path, target in plan.pairs:
+        with _safetensors.opened(path) as file:
+            kept = [file.header.entries[n] for n in index.tensors_of(file) if n not in rounded]
+            nbytes = sum(e.nbytes for e in kept if math.prod(e.shape) >= MIN_SIZE)  # small ones may be coded
+            out.append(Written(path, target, nbytes))
+    return out
 
 
 def compress_file(

@@ -72,9 +72,9 @@ def save_together(path: Path, leaves: Leaves, texts: dict[str, str]) -> int:
             with _file_in_place_of(own, index if before else path) as shard:
                 return _write.write_ready(shard, own, r, mark)
 
-        def undo() -> None:
-            if own.name not in before:
-                _remove(own)
+        def undo(files: list[str]) -> None:
+            for name in set(files) - before - _named(index):
+                _remove(path.with_name(name))
 
         def swap() -> None:
             if f is not None:
@@ -82,8 +82,9 @@ def save_together(path: Path, leaves: Leaves, texts: dict[str, str]) -> int:
                     f.write(as_text({"weight_map": _weight_map(r, leaves, names)}))
             stack.close()
 
-        nbytes, _ = _together(path, write, undo=undo)
-        _together(path, swap)
+        nbytes, _ = _together(path, write, undo=lambda: undo([own.name]))
+        # Only the first process knows for sure whether the index has been replaced.
+        _together(path, swap, undo=lambda: undo(names if first else []))
     if first:
         _remove(path)
         _remove_old(path, before, index)
