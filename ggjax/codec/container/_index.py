@@ -139,15 +139,14 @@ def make_room(p: Plan, *, overwrite: bool, dry_run: bool = False) -> None:
 
 
 def _make_folder(folder: Path, *, dry_run: bool) -> None:
-    """Make a folder and those above it, where they are not there, or check that this can be done."""
-    if not dry_run:
-        folder.mkdir(parents=True, exist_ok=True)
-        return
+    """Make a folder and those above it, where they are not there, or only check that this can be done."""
     above = next(f for f in (folder, *folder.absolute().parents) if f.exists())
     if not above.is_dir():
         raise NotADirectoryError(f"{folder}: {above} is a file")
     if above != folder and not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(f"{folder}: no folder can be made in {above}")
+    if not dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def refuse_same(source: str | os.PathLike[str], targets: Iterable[str | os.PathLike[str]]) -> None:
