@@ -130,6 +130,24 @@ def test_what_another_index_names_stays(tmp_path, save):
     assert os.listdir(tmp_path) == [ONE]
 
 
+def test_nothing_is_removed_while_an_index_cannot_be_read(tmp_path, save, monkeypatch):
+    save(0, 2)
+    (tmp_path / f"a{TWO}").write_text("{}")
+    real = type(tmp_path).read_text
+
+    def broken(self, *args, **kwargs):
+        if self.name == f"a{TWO}":
+            raise OSError(5, "broken")
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "read_text", broken)
+        save(1, 2)
+    assert len(os.listdir(tmp_path)) == 6 and versions_at(tmp_path / ONE) == {TWO: 1}
+    save(1, 2)
+    assert len(os.listdir(tmp_path)) == 4
+
+
 def test_files_of_other_checkpoints_stay(tmp_path, save):
     """Those of other paths, and an index of the usual name over files that no save has named."""
     names = ["other-0123456789ab-00001-of-00002.ggjax.safetensors", "model-00001-of-00001.ggjax.safetensors"]

@@ -106,10 +106,11 @@ def _compress(
     if state is not None:
         contents = _calibrating.contents(index, rounded, given, state, kept, progress)
         for path, target in plan.pairs:
-            content = _write.ready(target, *contents.pop(path))
+            content = _write.whole(_write.ready(target, *contents.pop(path)))
             f = target_file(path, target)
-            nbytes = _write.write_ready(f, target, content) if f else _write.size_of(target, content).nbytes
-            written.append(Written(path, target, nbytes))
+            if f is not None:
+                _write.write_whole(f, content)
+            written.append(Written(path, target, content.size.nbytes))
     elif _options.is_of_all(given):
         known = []
         for path in index.files:

@@ -33,13 +33,13 @@ Leaves = list[tuple[str, Any]]
 def save_alone(path: Path, leaves: Leaves, texts: dict[str, str]) -> int:
     """Write one file; an older checkpoint of several files that was saved to this path goes."""
     check_target(path, overwrite=True)
-    r = _write.ready(path, leaves, texts)
-    check_space(path, _write.size_of(path, r).nbytes)
+    content = _write.whole(_write.ready(path, leaves, texts))
+    check_space(path, content.size.nbytes)
     index = _index_at(path)
-    named = _named(index)
+    named = _files_of(index)
     replaces = bool(named) and all(_of_save(path).fullmatch(n) for n in named)
     with _file_in_place_of(path, index if replaces else path) as f:
-        nbytes = _write.write_ready(f, path, r)
+        nbytes = _write.write_whole(f, content)
     if replaces:
         _remove(index)
     _remove_old(path, named, None)
@@ -64,17 +64,17 @@ def save_together(path: Path, leaves: Leaves, texts: dict[str, str]) -> int:
         (r, f), digests = _together(path, begin, digest=lambda done: _digest(done[0]))
         mark = hashlib.sha256(b"".join(digests)).hexdigest()[:MARK]
         names = [f"{_stem(path)}-{mark}-{i + 1:05d}-of-{number:05d}{SUFFIX}" for i in range(number)]
-        own, before = path.with_name(names[jax.process_index()]), _named(index)
+        own, before = path.with_name(names[jax.process_index()]), _files_of(index)
 
         def write() -> int:
             check_target(own, overwrite=True)
-            check_space(own, _write.size_of(own, r, mark).nbytes)
+            content = _write.whole(r._replace(path=own), mark)
+            check_space(own, content.size.nbytes)
             with _file_in_place_of(own, index if before else path) as shard:
-                return _write.write_ready(shard, own, r, mark)
+                return _write.write_whole(shard, content)
 
         def undo(files: list[str]) -> None:
-            for name in set(files) - before - _named(index):
-                _remove(path.with_name(name))
+            _remove_all(path, set(files) - before, [index.name])
 
         def swap() -> None:
             if f is not None:
@@ -166,11 +166,19 @@ def _of_save(path: Path, mark: str = f"-[0-9a-f]{{{MARK}}}") -> re.Pattern[str]:
 
 
 def _named(index: Path) -> set[str]:
-    """The files that an index names, if there is one."""
+    """The files that an index names, if there is one; OSError if it cannot be read."""
     try:
         names = json.loads(index.read_text("utf-8"))["weight_map"].values()
         return {n for n in names if isinstance(n, str)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return set()
+
+
+def _files_of(index: Path) -> set[str]:
+    """The files that an index names, as far as can be known."""
+    try:
+        return _named(index)
+    except OSError:
         return set()
 
 
@@ -191,10 +199,18 @@ def _remove_old(path: Path, before: set[str], mine: Path | None) -> None:
     old = {n for n in before & there if _of_save(path, f"(-[0-9a-f]{{{MARK}}})?").fullmatch(n)}
     if not scratch.others(_index_at(path), mine):
         old |= set(filter(_of_save(path).fullmatch, there))
-    if old:
-        indices = [n for n in there if INDEX in n and n.endswith(".json")]
-        old -= set().union(*(_named(path.with_name(n)) for n in indices))
-    for name in old:
+    _remove_all(path, old, [n for n in there if INDEX in n and n.endswith(".json")])
+
+
+def _remove_all(path: Path, names: set[str], indices: list[str]) -> None:
+    """Remove files beside a path, but for those that one of some indices names; none, if one cannot be read."""
+    if not names:
+        return
+    try:
+        used = set().union(*(_named(path.with_name(n)) for n in indices))
+    except OSError:
+        return
+    for name in names - used:
         _remove(path.with_name(name))
 
 

@@ -31,10 +31,19 @@ class _Said(NamedTuple):
 class Ready(NamedTuple):
     """Leaves of which everything is known that a file says of them, before it is written."""
 
+    path: Any  # of the file, for messages
     items: list[Item]
     entries: dict[str, Any]  # of the header
     said: _Said
     original: dict[str, str]
+
+
+class Whole(NamedTuple):
+    """A file that is ready to be written."""
+
+    ready: Ready
+    metadata: dict[str, str]
+    size: _safetensors.Size
 
 
 def write(
@@ -73,31 +82,19 @@ def ready(path: Any, leaves: Iterable[tuple[str, Any]], original: dict[str, str]
     """Find out what a file will say of leaves. All are held in memory; arguments as for ``write``."""
     said, items = _Said({}, {}, []), list(packed(_items(path, leaves)))
     entries = _safetensors.entries_of(_tensor(item, said) for item in items)
-    return Ready(items, entries, said, original)
+    return Ready(path, items, entries, said, original)
 
 
-def size_of(path: Any, r: Ready, save: str = "") -> _safetensors.Size:
-    """The bytes of the file that ``write_ready`` would write; arguments as there."""
-    return _safetensors.size_of(path, _metadata_of(r.said, r.original, save), r.entries)
+def whole(r: Ready, save: str = "") -> Whole:
+    """All that a file will say; ``save`` is the name of the save, for checkpoints of several files."""
+    metadata = _metadata_of(r.said, r.original, save)
+    return Whole(r, metadata, _safetensors.size_of(r.path, metadata, r.entries))
 
 
-def write_ready(f: BinaryIO, path: Any, r: Ready, save: str = "") -> int:
-    """Write a file from its first byte to its last.
-
-    Args:
-      f: the file, open for reading and writing.
-      path: of the file, for messages.
-      r: what to write.
-      save: the name of the save, for checkpoints of several files.
-
-    Returns:
-      The bytes of the file.
-    """
-    tensors = (_tensor(item, r.said) for item in r.items)
-    header = size_of(path, r, save).header
-    return _safetensors.write_to(
-        f, path, tensors, lambda: _metadata_of(r.said, r.original, save), reserve=header
-    )
+def write_whole(f: BinaryIO, w: Whole) -> int:
+    """Write a file, open for reading and writing, from its first byte to its last; its bytes."""
+    tensors = (_tensor(item, w.ready.said) for item in w.ready.items)
+    return _safetensors.write_to(f, w.ready.path, tensors, lambda: w.metadata, reserve=w.size.header)
 
 
 def _metadata_of(said: _Said, original: dict[str, str], save: str) -> dict[str, str]:
