@@ -34,7 +34,8 @@ def new_files(*, overwrite: bool = True) -> Iterator[Callable[..., BinaryIO]]:
     """Files to be written, which take their paths one after another when the block ends without an exception.
 
     All are flushed to the disk before the first is renamed: at any moment a path names the old file or the
-    whole new one. Where a path is a link, the file that it leads to is replaced and the link stays.
+    whole new one. (Who is killed between two of the renamings leaves some old and some new files.) Where a path
+    is a link, the file that it leads to is replaced and the link stays.
 
     A file that replaces another has its mode, and its owner and group where the system allows. The mode of a
     new one follows the umask; with ``like``, nobody may read or write it who may not read or write that file.

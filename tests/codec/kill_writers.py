@@ -1,10 +1,10 @@
-"""Kills writers at random moments: ``python -m tests.codec.kill_writers [--kills N] [--seed N] [--pairs N]``.
+"""Kills writers at random moments: ``python -m tests.codec.kill_writers [--kills N] [--seed N]``.
 
 After every kill the old checkpoint or the new one must load, whole and bit for bit, and once another save is
 through, nothing is there but what it wrote. Writers are forked from a process that has the compressed trees,
 and pause at every call to the system. Some write alone, over one file or over what two have saved; the others
 write in pairs, who agree through pipes, over either. Of a pair, one is killed or both. ``--pairs`` more are of
-processes that ``jax.distributed`` connects.
+processes that ``jax.distributed`` connects, ``--commands`` of the command line.
 """
 
 import argparse
@@ -145,6 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=940)
     parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--commands", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
@@ -170,6 +171,16 @@ def main() -> None:
             print(i, "tries", dict(total), flush=True)
     shutil.rmtree(folder)
     print("done:", i, "tries", dict(total), flush=True)
+    if args.commands:
+        from tests.codec import kill_commands
+
+        print(
+            "done:",
+            args.commands,
+            "kills of commands",
+            dict(kill_commands.kill(args.commands, rng)),
+            flush=True,
+        )
     if args.pairs:
         from tests.codec import kill_pairs
 
