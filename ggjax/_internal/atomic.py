@@ -51,18 +51,20 @@ def new_files(*, overwrite: bool = True) -> Iterator[Callable[..., BinaryIO]]:
       OSError: what is there is no regular file, or something cannot be written; it has the path.
     """
     parts: dict[Path, _Part] = {}
+    names: list[Path] = []
     folders: set[Path] = set()
 
     def begin(path: str | os.PathLike[str], like: Like = None) -> BinaryIO:
         check_target(path := Path(path), overwrite=overwrite)
         path = Path(os.path.realpath(path))
         if path in parts:
-            _drop(parts.pop(path))
+            old = parts.pop(path)
+            _drop([old.file], [old.scratch])
         if path.parent not in folders:
             folders.add(path.parent)
             scratch.clear(path.parent)
         with naming(path):
-            parts[path] = _Part(*scratch.create(path, _first_mode(path, like)))
+            parts[path] = _Part(*scratch.create(path, _first_mode(path, like), names))
         return parts[path].file
 
     try:
@@ -82,8 +84,12 @@ def new_files(*, overwrite: bool = True) -> Iterator[Callable[..., BinaryIO]]:
         for folder in folders:
             _sync_folder(folder)
     finally:
-        for part in parts.values():
-            _drop(part)
+        files = [part.file for part in parts.values()]
+        try:
+            _drop(files, names)
+        except BaseException:  # interrupted, once more
+            _drop(files, names)
+            raise
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -164,11 +170,13 @@ def _keep_mode(f: BinaryIO, path: Path) -> None:
     os.chmod(f.fileno() if os.chmod in os.supports_fd else f.name, mode)
 
 
-def _drop(part: _Part) -> None:
-    """Remove a scratch file, if it is still one."""
-    with contextlib.suppress(OSError):  # bytes that could not be written are tried once more
-        part.file.close()
-    part.scratch.unlink(missing_ok=True)
+def _drop(files: list[BinaryIO], names: list[Path]) -> None:
+    """Close files, and remove the scratch files of these names that are still there."""
+    for f in files:
+        with contextlib.suppress(OSError):  # bytes that could not be written are tried once more
+            f.close()
+    for name in names:
+        name.unlink(missing_ok=True)
 
 
 def _take(part: Path, path: Path) -> None:

@@ -34,19 +34,26 @@ DAY = 86400.0
 machine of the locks of another."""
 
 
-def create(path: Path, mode: int) -> tuple[Path, BinaryIO]:
+def create(path: Path, mode: int, names: list[Path]) -> tuple[Path, BinaryIO]:
     """A new scratch file for a path, open for reading and writing, and locked.
 
     Args:
       path: of the file that it will become.
       mode: of the scratch file, less what the umask takes away.
+      names: gets its path before it is there, so that it can be removed whenever this is interrupted.
     """
     while True:
         scratch = _named_for(path)
+        names.append(scratch)
         f = open(scratch, "x+b", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
-        if _lock(f) and scratch.exists():  # otherwise ``clear`` came in between
+        mine = False
+        try:
+            mine = _lock(f) and scratch.exists()  # otherwise ``clear`` came in between
+        finally:
+            if not mine:
+                f.close()
+        if mine:
             return scratch, f  # type: ignore[return-value]
-        f.close()
 
 
 @contextlib.contextmanager
@@ -54,19 +61,18 @@ def folder(name: str) -> Iterator[Path]:
     """A folder for what is needed only inside the block, among the system's temporary files."""
     place = Path(tempfile.gettempdir())
     clear(place)
-    while True:
-        path = _named_for(place / name)
-        path.mkdir(0o700)
-        f = None if fcntl is None else os.open(path, os.O_RDONLY)
-        if f is None or (_lock(f) and path.exists()):
-            break
-        os.close(f)
-    try:
+    with contextlib.ExitStack() as stack:
+        while True:
+            path = _named_for(place / name)
+            stack.callback(shutil.rmtree, path, ignore_errors=True)
+            path.mkdir(0o700)
+            if fcntl is None:
+                break
+            f = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, f)
+            if _lock(f) and path.exists():
+                break
         yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        if f is not None:
-            os.close(f)
 
 
 def clear(folder: Path) -> None:

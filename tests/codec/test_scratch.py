@@ -80,6 +80,32 @@ def test_without_locks_nothing_is_removed(tmp_path, monkeypatch):
     assert left.exists()
 
 
+def test_an_interruption_at_any_moment_leaves_no_scratch_file(tmp_path, monkeypatch):
+    """Also while the file is being made, and while it is being removed."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for module, name in ((scratch, "_lock"), (os, "fsync"), (os, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, interrupt)
+            with pytest.raises(KeyboardInterrupt), new_file(tmp_path / "x") as f:
+                f.write(b"new")
+        assert os.listdir(tmp_path) == []
+    real, calls = type(tmp_path).unlink, []
+
+    def once(self, **keywords):
+        calls.append(self)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        real(self, **keywords)
+
+    monkeypatch.setattr(type(tmp_path), "unlink", once)
+    with pytest.raises(KeyboardInterrupt), new_file(tmp_path / "x", overwrite=False) as f:
+        f.write(b"new")
+    assert os.listdir(tmp_path) == ["x"] and len(calls) == 2
+
+
 AT_EXIT = """
 import atexit, sys, threading, time
 import numpy as np
