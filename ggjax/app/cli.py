@@ -1,6 +1,6 @@
 """The command ``ggjax``: its arguments and its errors.
 
-Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted by Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted by Ctrl-C, 143 ended by SIGTERM, 129 by SIGHUP.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ggjax.app import _cache, _help, _pipes, _terminal
+from ggjax.app import _cache, _help, _pipes, _signals, _terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,12 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     _terminal.prepare()
     args = _parser().parse_args(argv)
     args.is_program = argv is None  # only a process of its own is ours to configure
+    if args.is_program:
+        _signals.raise_them()
     try:
         code = args.run(args)
         sys.stdout.flush()  # so that a reader that went away is noticed here
         return code
     except KeyboardInterrupt:
         return _fail("interrupted: no file is half written", 130)
+    except _signals.Ended as e:
+        return _fail("told to end: no file is half written", 128 + e.number)
     except BrokenPipeError:  # the reader of our output went away: no more output, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

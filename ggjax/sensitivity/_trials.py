@@ -46,7 +46,7 @@ def tried(params: Any, state: Sensitivity, cost: Callable[[Any], np.ndarray]) ->
     found = []
     for bits in BITS:
         levels = _search.rounded(known, known.first, typical * 2.0**-bits, _search.CAP)
-        predicted = sum(_search.rises_of(known, levels).values())
+        predicted = sum(_search.rises_of(known, levels, 1).values())
         new = {n: q.values for n, q in levels.items()}
         names, leaves = flat.weight_names(), flat.weights()
         measured = cost(flat.replace(new.get(n, x) for n, x in zip(names, leaves, strict=True)))

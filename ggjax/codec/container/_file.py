@@ -17,7 +17,7 @@ from ggjax.codec import _compress
 from ggjax.codec._compressed import Compressed, is_array, is_coded
 from ggjax.codec._host import outside_trace
 from ggjax.codec._shards import in_blocks
-from ggjax.codec.container import _write
+from ggjax.codec.container import _save, _write
 from ggjax.codec.container._body import KEY
 from ggjax.codec.container._dtypes import DTYPES, Opaque, has_arrays, nbytes_of
 from ggjax.codec.container._info import FileInfo, info_of
@@ -44,9 +44,11 @@ def save_file(
     """Write a compressed checkpoint, replacing what is at the path in one step.
 
     With several processes (``jax.distributed``) all of them must call this. Each writes the shards that it
-    owns to a file of its own beside the path, ``model-00001-of-00002.ggjax.safetensors`` and so on, and the
-    first one writes the index of them, ``model.ggjax.safetensors.index.json``, when all are done:
-    ``load_file`` takes the index.
+    owns to a file of its own beside the path, ``model-1f2e3d4c5b6a-00001-of-00002.ggjax.safetensors`` and so
+    on, whose name has a checksum of what is saved. When all are done, the first process writes the index of
+    them, ``model.ggjax.safetensors.index.json``, which ``load_file`` takes, and removes the files of older
+    saves to this path. So an older checkpoint is replaced in one step here too, whether one process saved it or
+    several; likewise, one process replaces what several have saved.
 
     Args:
       params: a tree of arrays, or what ``compress`` made of one.
@@ -60,7 +62,8 @@ def save_file(
 
     Raises:
       ValueError: as ``compress``; options with a tree that is compressed already; two leaves of one name, a
-        name that safetensors keeps for itself, or a single leaf with the key ``(root)``.
+        name that safetensors keeps for itself, or a single leaf with the key ``(root)``; a path that ends like
+        that of an index.
       TypeError: a leaf that is neither an array nor a number, or of a dtype that safetensors does not have; the
         message names it; metadata that does not map strings to strings.
       OSError: the file cannot be written. The old file, if any, is then as it was.
@@ -71,7 +74,9 @@ def save_file(
     >>> load_file(path)["dense"]["kernel"].shape
     (64, 64)
     """
-    texts = _texts(metadata or {})
+    texts, path = _texts(metadata or {}), Path(path)
+    if path.suffix == ".json":
+        raise ValueError(f"{path}: an index is written beside the files of several processes: name a file")
     if isinstance(params, Compressed):
         if options:
             raise ValueError(f"the tree is compressed already; {', '.join(options)} cannot be changed")
@@ -84,9 +89,8 @@ def save_file(
     structure = jax.tree.structure(compressed.tree, is_leaf=is_coded)
     if [name for name, _ in leaves] == [trees.ROOT] and not jax.tree_util.treedef_is_leaf(structure):
         raise ValueError(f"the key {trees.ROOT!r} names a tree that is a single array: give this leaf another")
-    if jax.process_count() > 1:
-        return _write.write_by_process(Path(path), leaves, texts)
-    return _write.write(path, leaves, texts)
+    save = _save.save_together if jax.process_count() > 1 else _save.save_alone
+    return save(path, leaves, texts)
 
 
 def _texts(metadata: Mapping[str, str]) -> dict[str, str]:
