@@ -28,7 +28,8 @@ class _Model(NamedTuple):
 
     divergence: Callable[[dict[str, Any], Any], jax.Array]  # of leaves, on a batch, from what the model was
     gradient: Callable[[dict[str, Any], Any], dict[str, jax.Array]]
-    batches: list[Any]
+    batches: list[Any]  # to descend by
+    judges: list[Any]  # to tell what was gained by
 
 
 def compensate(
@@ -57,7 +58,8 @@ def compensate(
 
     Args:
       apply, params, output: as ``estimate`` has them.
-      batches: inputs, held in memory; those of the calibration will do. All of one shape.
+      batches: inputs, held in memory; those of the calibration will do. All of one shape. The last fifth only
+        tells what was gained; the more there are, the more is.
       state: the sensitivity of the weights.
       bits, loss_rise, damping, cap, mask: as in ``round_to``.
       groups: the names of the leaves that are rounded together, in the order in which they are, best from the
@@ -123,7 +125,13 @@ def _model_of(
         return _outputs.divergences(before, after, output).mean()
 
     value, slope = jax.jit(mean), jax.jit(jax.grad(mean))
-    return _Model(lambda x, b: value(x, weights, b), lambda x, b: slope(x, weights, b), held)
+    judges = max(len(held) // 5, 1)
+    return _Model(
+        lambda x, b: value(x, weights, b),
+        lambda x, b: slope(x, weights, b),
+        held[:-judges] or held,
+        held[-judges:],
+    )
 
 
 def _descend(
@@ -137,9 +145,11 @@ def _descend(
 ) -> tuple[dict[str, Levels], float]:
     """(levels of all leaves, the share of the divergence of ``found`` that is left)."""
 
-    def mean(leaves: dict[str, Any], which: Iterable[int]) -> float:
-        values = [float(model.divergence(leaves, model.batches[i % number])) for i in which]
-        return sum(values) / len(values)
+    def mean(leaves: dict[str, Any], batches: Sequence[Any]) -> float:
+        return sum(float(model.divergence(leaves, b)) for b in batches) / len(batches)
+
+    def turn(first: int) -> list[Any]:
+        return [model.batches[i % number] for i in range(first, first + some)]
 
     number, seen = len(model.batches), 0
     some = min(BATCHES_A_STEP, number)
@@ -154,11 +164,11 @@ def _descend(
             )
             leaves[n] = levels[n].values
             free.discard(n)
-        left = mean(leaves, range(seen, seen + some))
+        left = mean(leaves, turn(seen))
         for _ in range(steps if free else 0):
-            now, then = range(seen, seen + some), range(seen + some, seen + 2 * some)
+            now, then = turn(seen), turn(seen + some)
             seen += some
-            slopes = [model.gradient(leaves, model.batches[i % number]) for i in now]
+            slopes = [model.gradient(leaves, b) for b in now]
             total = functools.reduce(functools.partial(jax.tree.map, jnp.add), slopes)
             way = {n: _preconditioned(total[n] / some, *inverses[n], known.factors[n].view) for n in free}
             best, left = leaves, mean(leaves, then)
@@ -175,9 +185,8 @@ def _descend(
             leaves = best
         if progress is not None:
             progress(group[-1], left)
-    every = range(number)
-    plain = mean({n: q.values for n, q in found.levels.items()}, every)
-    return levels, min(mean(leaves, every) / plain, 1.0) if plain > 0 else 1.0
+    plain = mean({n: q.values for n, q in found.levels.items()}, model.judges)
+    return levels, min(mean(leaves, model.judges) / plain, 1.0) if plain > 0 else 1.0
 
 
 def _inverse(f: Factors, examples: float, damping: float) -> tuple[jax.Array, jax.Array]:
