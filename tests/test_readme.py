@@ -36,7 +36,7 @@ PROGRAMS = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", README, re
 
 
 def test_every_program_is_followed_by_what_it_prints():
-    assert [code for code, _ in PROGRAMS] == blocks("python") and len(PROGRAMS) == 4
+    assert [code for code, _ in PROGRAMS] == blocks("python") and len(PROGRAMS) == 5
 
 
 @pytest.mark.parametrize(("code", "printed"), PROGRAMS, ids=range(len(PROGRAMS)))
@@ -44,7 +44,7 @@ def test_a_program_prints_what_stands_below_it(code, printed, capsys, tmp_path, 
     import jax
 
     monkeypatch.chdir(tmp_path)  # one writes a file
-    with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users have them
         exec(compile(code, "README.md", "exec"), {})
     words, numbers = words_and_numbers(capsys.readouterr().out)
     expected_words, expected_numbers = words_and_numbers(printed)

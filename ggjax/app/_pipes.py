@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
-import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from ggjax._internal import scratch
+from ggjax._internal.atomic import naming
 
 PIPE = "-"
 
@@ -29,7 +31,7 @@ def through_files(args: argparse.Namespace) -> Iterator[dict[str, str]]:
                 raise ValueError(f"{args.input} has no name to make another of: say by --out where to write")
             path = _folder(stack) / "stdin.safetensors"
             with path.open("wb") as f, _opened(args.input) as pipe:
-                shutil.copyfileobj(pipe, f, 1 << 20)
+                _copy(pipe, f, str(path))
             shown[str(path)], args.input = str(args.input), path
         to_stdout = str(getattr(args, "out", None)) == PIPE
         if to_stdout:
@@ -39,7 +41,7 @@ def through_files(args: argparse.Namespace) -> Iterator[dict[str, str]]:
         yield shown
         if to_stdout and not getattr(args, "dry_run", False):
             with args.out.open("rb") as f:
-                shutil.copyfileobj(f, sys.stdout.buffer, 1 << 20)
+                _copy(f, sys.stdout.buffer, "standard output")
 
 
 def name_of(args: argparse.Namespace, path: Path) -> str:
@@ -47,8 +49,17 @@ def name_of(args: argparse.Namespace, path: Path) -> str:
     return args.shown.get(str(path), str(path))
 
 
+def _copy(source: BinaryIO, target: BinaryIO, name: str) -> None:
+    """Copy what a pipe or a file holds; an error of writing tells the name."""
+    while piece := source.read(1 << 20):
+        with naming(name):
+            target.write(piece)
+    with naming(name):
+        target.flush()
+
+
 def _folder(stack: contextlib.ExitStack) -> Path:
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ggjax-")))
+    return stack.enter_context(scratch.folder("ggjax-pipe"))
 
 
 def _is_pipe(path: Path) -> bool:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
     from ggjax.codec._compressed import Blocks as Blocks
     from ggjax.codec._compressed import Compressed as Compressed
     from ggjax.codec._decompress import decompress as decompress
-    from ggjax.codec.container._checkpoint import compress_file as compress_file
     from ggjax.codec.container._checkpoint import decompress_file as decompress_file
+    from ggjax.codec.container._compressing import compress_file as compress_file
     from ggjax.codec.container._file import inspect_file as inspect_file
     from ggjax.codec.container._file import load_file as load_file
     from ggjax.codec.container._file import save_file as save_file
@@ -29,7 +29,7 @@ _HOME = {
     "Blocks": "ggjax.codec._compressed",
     "Compressed": "ggjax.codec._compressed",
     "decompress": "ggjax.codec._decompress",
-    "compress_file": "ggjax.codec.container._checkpoint",
+    "compress_file": "ggjax.codec.container._compressing",
     "decompress_file": "ggjax.codec.container._checkpoint",
     "inspect_file": "ggjax.codec.container._file",
     "load_file": "ggjax.codec.container._file",

@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
@@ -54,7 +53,8 @@ def outside_trace() -> Iterator[None]:
 
 def in_parallel(f: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
     """``[f(x) for x in items]`` outside every trace: on a CPU as many at a time as there are cores, since a
-    program for the lanes runs on one of them."""
+    program for the lanes runs on one of them. While the interpreter is shutting down, no thread can be started,
+    and all is done by this one."""
 
     def run(x: _T) -> _R:  # a thread does not inherit the block
         with outside_trace():
@@ -64,8 +64,15 @@ def in_parallel(f: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
     threads = min(len(items), _cores())
     if threads < 2 or jax.default_backend() != "cpu":
         return [run(x) for x in items]
+    try:
+        from concurrent.futures import ThreadPoolExecutor
+    except RuntimeError:  # the first import of it, at exit
+        return [run(x) for x in items]
+    started = []
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(run, items))
+        with contextlib.suppress(RuntimeError):
+            started.extend(pool.submit(run, x) for x in items)
+        return [*(s.result() for s in started), *(run(x) for x in items[len(started) :])]
 
 
 def _cores() -> int:

@@ -20,12 +20,12 @@ def save(state: Sensitivity, path: str | os.PathLike[str]) -> None:
     """Write a sensitivity to a safetensors file, replacing what is at the path in one step.
 
     The file holds the tensors ``NAME:rows`` and ``NAME:columns`` of every leaf, and ``examples`` and
-    ``updates``.
+    ``updates``, and ``measured``.
 
     Raises:
       OSError: it cannot be written; the old file, if any, is then as it was.
     """
-    arrays = {"examples": state.examples, "updates": state.updates}
+    arrays = {"examples": state.examples, "updates": state.updates, "measured": state.measured}
     views = {}
     for name, f in state.factors.items():
         arrays |= {f"{name}:rows": f.rows, f"{name}:columns": f.columns}
@@ -57,9 +57,12 @@ def load(path: str | os.PathLike[str]) -> Sensitivity:
             raise ValueError(f"version {found['version']!r}, expected {VERSION}")
         factors = {name: _factors(name, v, arrays) for name, v in found["views"].items()}
         examples, updates = arrays["examples"], arrays["updates"]
+        measured = arrays.get("measured", np.zeros((0, 2), np.float32))  # older files have none
+        if measured.shape[1:] != (2,):
+            raise ValueError(f"measured of shape {measured.shape}, expected pairs")
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{path}: not a whole sensitivity file: {e}") from e
-    return Sensitivity(factors, jnp.asarray(examples), jnp.asarray(updates))
+    return Sensitivity(factors, jnp.asarray(examples), jnp.asarray(updates), measured)
 
 
 def _factors(name: str, view: dict[str, Any], arrays: dict[str, np.ndarray]) -> Factors:

@@ -48,8 +48,8 @@ def round_to(
       bits: the average bits per rounded weight, by entropy in classes of known width, the steps of rows and
         columns and the tables counted.
       loss_rise: the rise of the loss by the quadratic model, in nats per example (see ``estimate``). It is
-        predicted from one half of the gradients for weights that are rounded by the other; the weights that are
-        returned are rounded by both.
+        predicted from one half of the gradients for weights that are rounded by the other, and corrected by
+        what was measured of trial roundings; the weights that are returned are rounded by both.
       damping: how far to distrust the factors: added to their diagonals, relative to the mean.
       cap: the largest step, in standard deviations of the leaf; twice and four times as much are tried too.
       mask: which leaves to round; by default the kernels. The others stay as they are.

@@ -45,6 +45,10 @@ class Sensitivity(NamedTuple):
     factors: dict[str, Factors]  # by leaf name, such as ``params/dense/kernel``
     examples: jax.Array  # float32 (2,), how many examples the gradients of each half are sums over
     updates: jax.Array  # int32 (), how many gradients were added
+    measured: jax.Array | np.ndarray = np.zeros((0, 2), np.float32)
+    """float32 (k, 2): of trial roundings by the first half, in the order of their rises, the rise that the
+    second half predicts and that which was measured, drawn to the prediction where the measurement is noisy.
+    None of them where no model was there to be measured."""
 
 
 def init(
@@ -121,9 +125,8 @@ def update(state: Sensitivity, grads: Any, examples: jax.typing.ArrayLike = 1) -
             columns = mesh.reduce(functools.partial(_product, f, rows=False), g)
             f = Factors(f.rows.at[half].add(rows), f.columns.at[half].add(columns), f.view)
         factors[name] = f
-    return Sensitivity(
-        factors, state.examples.at[half].add(jnp.asarray(examples, jnp.float32)), state.updates + 1
-    )
+    counted = state.examples.at[half].add(jnp.asarray(examples, jnp.float32))
+    return state._replace(factors=factors, examples=counted, updates=state.updates + 1)
 
 
 def leaf_of(given: dict[str, Any], name: str, view: View, what: str) -> jax.Array:

@@ -1,6 +1,7 @@
 """Two processes on this machine train, reshape and write one checkpoint; this one reads it back."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -47,9 +48,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+def files_of(folder, stem):
+    """The files of a checkpoint, that of the first process first; their names carry the save."""
+    names = sorted(p.name for p in folder.iterdir() if p.name.startswith(f"{stem}-"))
+    found = [re.fullmatch(rf"{stem}-([0-9a-f]{{12}})-0000(\d)-of-00002.ggjax.safetensors", n) for n in names]
+    assert [m[2] for m in found] == ["1", "2"] and found[0][1] == found[1][1]
+    return names
+
+
 def test_every_process_writes_its_own_shards(folder):
     names = sorted(p.name for p in folder.iterdir() if p.name.startswith("model"))
-    files = [f"model-0000{i}-of-00002.ggjax.safetensors" for i in (1, 2)]
+    files = files_of(folder, "model")
     assert names == [*files, "model.ggjax.safetensors.index.json"]
     tensors = [{t.name for t in codec.inspect_file(folder / f).tensors} for f in files]
     assert "bias" in tensors[0] and "bias" not in tensors[1]
@@ -74,6 +83,13 @@ def test_one_process_reads_the_same_arrays(folder, capsys):
         np.testing.assert_array_equal(plain[k], v)
 
 
+def test_an_older_checkpoint_is_replaced(folder):
+    """One file that was at the path, then what both saved: each is gone after the next."""
+    names = sorted(p.name for p in folder.iterdir() if p.name.startswith("over"))
+    assert names == [*files_of(folder, "over"), "over.ggjax.safetensors.index.json"]
+    assert {t.step for t in codec.inspect_file(folder / names[-1]).tensors if t.step} == {2.0**-9}
+
+
 def test_the_blocks_of_a_leaf_have_one_step(folder):
     steps = {}
     for t in codec.inspect_file(folder / "four.ggjax.safetensors.index.json").tensors:
@@ -83,9 +99,9 @@ def test_the_blocks_of_a_leaf_have_one_step(folder):
 
 
 def test_files_of_two_saves_are_not_one_checkpoint(folder, tmp_path):
-    names = [f"-0000{i}-of-00002.ggjax.safetensors" for i in (1, 2)]
-    shutil.copy(folder / f"exact{names[0]}", tmp_path / f"exact{names[0]}")
-    shutil.copy(folder / f"four{names[1]}", tmp_path / f"exact{names[1]}")
+    first, second = files_of(folder, "exact")
+    shutil.copy(folder / first, tmp_path / first)
+    shutil.copy(folder / files_of(folder, "four")[1], tmp_path / second)
     index = "exact.ggjax.safetensors.index.json"
     shutil.copy(folder / index, tmp_path / index)
     with pytest.raises(codec.FormatError, match="its files were not written together"):
@@ -95,8 +111,8 @@ def test_files_of_two_saves_are_not_one_checkpoint(folder, tmp_path):
 def test_a_missing_file_is_named(folder, tmp_path):
     index = folder / "exact.ggjax.safetensors.index.json"
     (tmp_path / index.name).write_text(index.read_text())
-    with pytest.raises(codec.FormatError, match="names the file 'exact-00001-of-00002.ggjax.safetensors'"):
+    first, _ = files_of(folder, "exact")
+    with pytest.raises(codec.FormatError, match=f"names the file '{first}'"):
         codec.load_file(tmp_path / index.name)
-    one = folder / "exact-00001-of-00002.ggjax.safetensors"
     with pytest.raises(codec.FormatError, match="the 4 blocks of leaf 'both' do not fill it"):
-        codec.load_file(one)
+        codec.load_file(folder / first)

@@ -11,10 +11,10 @@ from ggjax._internal import lazy
 if TYPE_CHECKING:  # what type checkers and editors see of the list below (a test compares the two)
     from ggjax.codec.container._checkpoint import Result as Result
     from ggjax.codec.container._checkpoint import Written as Written
-    from ggjax.codec.container._checkpoint import compress_checkpoint as compress_checkpoint
     from ggjax.codec.container._checkpoint import decompress_checkpoint as decompress_checkpoint
     from ggjax.codec.container._coding import parameters_of as parameters_of
     from ggjax.codec.container._coding import told as told
+    from ggjax.codec.container._compressing import compress_checkpoint as compress_checkpoint
     from ggjax.codec.container._index import index_of as index_of
     from ggjax.codec.container._info import info_of as info_of
     from ggjax.codec.container._info import info_of_files as info_of_files
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
 _HOME = {
     "Result": "ggjax.codec.container._checkpoint",
     "Written": "ggjax.codec.container._checkpoint",
-    "compress_checkpoint": "ggjax.codec.container._checkpoint",
+    "compress_checkpoint": "ggjax.codec.container._compressing",
     "decompress_checkpoint": "ggjax.codec.container._checkpoint",
     "parameters_of": "ggjax.codec.container._coding",
     "told": "ggjax.codec.container._coding",

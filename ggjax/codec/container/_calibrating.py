@@ -101,4 +101,4 @@ def _replaced(files: dict[Path, Content], new: dict[str, Any]) -> dict[Path, Con
 
 
 def _bytes_of(files: dict[Path, Content]) -> int:
-    return sum(_write.write(None, c.leaves, c.metadata) for c in files.values())
+    return sum(_write.write(None, "the file", *c) for c in files.values())

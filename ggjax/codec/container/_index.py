@@ -3,11 +3,11 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ggjax._internal.atomic import check_target, new_file
+from ggjax._internal.atomic import check_target
 from ggjax.codec.container import _safetensors
 from ggjax.codec.container._header import FormatError
 from ggjax.codec.container._safetensors import File
@@ -25,6 +25,7 @@ class Index(NamedTuple):
     files: list[Path]
     weight_map: dict[str, str] | None  # the file of each tensor; None: a checkpoint of one file
     rest: dict[str, Any]  # what else the index says
+    named: dict[str, list[str]]  # the tensors that the index says are in each file
 
     def tensors_of(self, file: File, held: Collection[str] | None = None) -> list[str]:
         """The tensors of an open file that belong to the checkpoint, in the order of their data.
@@ -38,7 +39,7 @@ class Index(NamedTuple):
         held, name = file.header.entries if held is None else held, Path(file.path).name
         if self.weight_map is None:
             return list(held)
-        missing = [t for t, f in self.weight_map.items() if f == name and t not in held]
+        missing = [t for t in self.named.get(name, ()) if t not in held]
         if missing:
             raise FormatError(f"{file.path}: has no tensor {missing[0]!r:.200}, which the index says is in it")
         return [t for t in held if self.weight_map.get(t, name) == name]
@@ -53,7 +54,7 @@ def index_of(path: str | os.PathLike[str]) -> Index:
     """
     path = Path(path)
     if path.suffix != ".json":
-        return Index([path], None, {})
+        return Index([path], None, {}, {})
     try:
         rest = json.loads(path.read_text("utf-8"))
         weight_map = rest.pop("weight_map")
@@ -69,7 +70,10 @@ def index_of(path: str | os.PathLike[str]) -> Index:
             raise FormatError(f"{path}: names the file {name!r}, which is not there")
     if not isinstance(rest.get("metadata") or {}, dict):
         raise FormatError(f"{path}: its metadata is no object")
-    return Index([path.parent / name for name in names], weight_map, rest)
+    named: dict[str, list[str]] = {}
+    for tensor, name in weight_map.items():
+        named.setdefault(name, []).append(tensor)
+    return Index([path.parent / name for name in names], weight_map, rest, named)
 
 
 class Plan(NamedTuple):
@@ -110,50 +114,71 @@ def renamed(name: str, compressed: bool) -> str:
     return (plain if plain != name else name.removesuffix(PLAIN) + ".plain") + PLAIN
 
 
-def make_room(p: Plan, *, overwrite: bool) -> None:
+def make_room(p: Plan, *, overwrite: bool, dry_run: bool = False) -> None:
     """Check that all targets may be written, then make the folder of a checkpoint in several files.
 
+    Args:
+      p: what is to be read and written.
+      overwrite: whether targets that are there are to be replaced.
+      dry_run: only check, the folder too.
+
     Raises:
-      ValueError: one of them is also read.
+      ValueError: one of them is also read, or two are one file.
       FileExistsError: one is there, and not to be replaced; OSError: it cannot be written.
     """
     targets = [*(t for _, t in p.pairs), *([p.index] if p.index else [])]
     refuse_same(p.source, targets)
+    real = Counter(os.path.realpath(t) for t in targets)
     for path in targets:
+        if real[os.path.realpath(path)] > 1:
+            raise ValueError(f"{path} and another output are links to one file, {os.path.realpath(path)}")
         if path.parent.is_dir():
             check_target(path, overwrite=overwrite)
     if p.source.suffix == ".json":
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(targets[0].parent, dry_run=dry_run)
+        if dry_run:
+            return
     for path in targets:
         check_target(path, overwrite=overwrite)
+
+
+def _make_folder(folder: Path, *, dry_run: bool) -> None:
+    """Make a folder and those above it, where they are not there, or only check that this can be done."""
+    above = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{folder}: {above} is a file")
+    if above != folder and not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: no folder can be made in {above}")
+    if not dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def refuse_same(source: str | os.PathLike[str], targets: Iterable[str | os.PathLike[str]]) -> None:
     """Raise ValueError where a target is the source, or one of the files that its index names."""
     sources = [p for p in (Path(source), *index_of(source).files) if p.exists()]
     for path in map(Path, targets):
-        if path.exists() and any(os.path.samefile(path, s) for s in sources):
+        if os.path.exists(path) and any(os.path.samefile(path, s) for s in sources):
             raise ValueError(f"{path} is the input: choose another output")
 
 
-def write_index(
-    path: Path, weight_map: dict[str, str], rest: dict[str, Any] | None = None, *, overwrite: bool = True
-) -> None:
-    """Write the index of a checkpoint in several files."""
-    index = {**(rest or {}), "weight_map": weight_map}
-    with new_file(path, overwrite=overwrite) as f:
-        f.write((json.dumps(index, indent=2, sort_keys=True) + "\n").encode())
+def as_text(index: dict[str, Any]) -> bytes:
+    """The bytes of an index."""
+    return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 
 
-def write_index_of(p: Plan, *, overwrite: bool) -> None:
-    """Write the index of the files of a plan, by what is in them."""
-    assert p.index is not None
+def text_for(p: Plan, files: Mapping[Path, str | os.PathLike[str]]) -> bytes:
+    """The index of the files of a plan, by what is in them.
+
+    Args:
+      p: the plan.
+      files: where each target is at present.
+    """
     weight_map: dict[str, str] = {}
     total = 0
     for _, target in p.pairs:
-        with _safetensors.opened(target) as f:
+        with _safetensors.opened(files[target]) as f:
             weight_map |= dict.fromkeys(f.header.entries, target.name)
             total += sum(e.nbytes for e in f.header.entries.values())
     rest = index_of(p.source).rest
     metadata = {**(rest.get("metadata") or {}), "total_size": total}
-    write_index(p.index, weight_map, {**rest, "metadata": metadata}, overwrite=overwrite)
+    return as_text({**rest, "weight_map": weight_map, "metadata": metadata})

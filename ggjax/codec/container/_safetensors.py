@@ -10,18 +10,22 @@ JSON, the data of all tensors without a gap.
 import contextlib
 import json
 import os
-import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from ggjax._internal.atomic import check_target, new_file, scratch_file
+from ggjax._internal.atomic import naming, new_file
 from ggjax.codec.container._dtypes import NAMES, Opaque, as_array
 from ggjax.codec.container._header import MAX_HEADER, METADATA, FormatError, Header, parse
+
+MOVED = 1 << 20
+"""Bytes are moved so many at a time."""
+
+LARGE, WASTE = 1 << 26, 14
+"""The header of a large file may end with spaces, up to 2^-14 of the data, which then need not be moved."""
 
 
 class File(NamedTuple):
@@ -112,6 +116,13 @@ def dtype_name(name: str, dtype: np.dtype) -> str:
     return NAMES[dtype]
 
 
+class Size(NamedTuple):
+    """The bytes of a file, and of those the ones before its data."""
+
+    nbytes: int
+    header: int
+
+
 def write(
     path: str | os.PathLike[str],
     tensors: Iterable[Tensor],
@@ -119,46 +130,82 @@ def write(
     *,
     overwrite: bool = True,
 ) -> int:
-    """Write a safetensors file, holding one tensor at a time; whole or not at all, as ``new_file`` does.
+    """Write a safetensors file, whole or not at all, as ``new_file`` does; otherwise as ``write_to``."""
+    with new_file(path, overwrite=overwrite) as f:
+        return write_to(f, path, tensors, metadata)
 
-    The data goes to a scratch file in the same folder first, since the header that precedes it states its size.
+
+def write_to(
+    f: BinaryIO,
+    path: Any,
+    tensors: Iterable[Tensor],
+    metadata: Callable[[], dict[str, str]],
+    *,
+    reserve: int = 0,
+) -> int:
+    """Write a safetensors file, holding one tensor at a time.
+
+    The header comes before the data, and is known after it. So a place is left for it. Where it does not fit,
+    or would waste space, the data is moved within the file: nothing is ever on the disk twice.
 
     Args:
-      path: the file.
+      f: the file, empty and open for reading and writing.
+      path: for messages.
       tensors: in the order of their data; names must differ.
       metadata: asked for when all tensors are written.
-      overwrite: replace the file if it is there.
+      reserve: bytes to leave for the header. What ``size_of`` says is right to the byte.
 
     Returns:
       The bytes of the file.
 
     Raises:
-      FileExistsError: it is there, and not to be replaced.
+      OSError: it cannot be written; the message has the path.
     """
-    path = Path(path)
-    check_target(path, overwrite=overwrite)
     entries: dict[str, Any] = {}
-    with scratch_file(path, ".data") as (_, data):
-        for t in tensors:
-            _add(entries, t, sum(map(data.write, t.pieces)))
-        header = _header_bytes(path, metadata(), entries)
-        data.seek(0)
-        with new_file(path, overwrite=overwrite) as out:
-            out.write(header)
-            shutil.copyfileobj(data, out, 1 << 20)
-            return out.tell()
+    f.seek(reserve)
+    for t in tensors:
+        nbytes = 0
+        for piece in t.pieces:
+            with naming(path):
+                nbytes += f.write(piece)
+        add(entries, t, nbytes)
+    header, size = _header_of(path, metadata(), entries, reserve)
+    with naming(path):
+        _move(f, reserve, size.header, size.nbytes - size.header)
+        f.seek(0)
+        f.write(header)
+        f.flush()
+    return size.nbytes
 
 
-def measure(tensors: Iterable[Tensor], metadata: Callable[[], dict[str, str]]) -> int:
-    """The bytes of the file that ``write`` would write."""
+def entries_of(tensors: Iterable[Tensor]) -> dict[str, Any]:
+    """What the header of a file of these tensors says of each; their pieces are taken, and counted."""
     entries: dict[str, Any] = {}
     for t in tensors:
-        _add(entries, t, sum(len(p) for p in t.pieces))
-    end = max((e["data_offsets"][1] for e in entries.values()), default=0)
-    return len(_header_bytes("the file", metadata(), entries)) + end
+        add(entries, t, sum(len(p) for p in t.pieces))
+    return entries
 
 
-def _add(entries: dict[str, Any], t: Tensor, nbytes: int) -> None:
+def size_of(path: Any, metadata: dict[str, str], entries: dict[str, Any], *, reserve: int = 0) -> Size:
+    """The bytes of the file that ``write_to`` would write."""
+    return _header_of(path, metadata, entries, reserve)[1]
+
+
+def _move(f: BinaryIO, begin: int, to: int, nbytes: int) -> None:
+    """Move bytes within a file, and end it behind them."""
+    if begin == to:
+        return
+    starts = range(0, nbytes, MOVED)
+    for start in starts if to < begin else reversed(starts):  # what is still to be moved is not written over
+        f.seek(begin + start)
+        piece = f.read(min(MOVED, nbytes - start))
+        f.seek(to + start)
+        f.write(piece)
+    f.truncate(to + nbytes)
+
+
+def add(entries: dict[str, Any], t: Tensor, nbytes: int) -> None:
+    """Add to the header what it says of a tensor, of so many bytes."""
     begin = next(reversed(entries.values()))["data_offsets"][1] if entries else 0
     if t.name == METADATA:
         raise ValueError(f"a tensor cannot have the name {METADATA!r}, which safetensors keeps for itself")
@@ -167,7 +214,10 @@ def _add(entries: dict[str, Any], t: Tensor, nbytes: int) -> None:
     entries[t.name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": [begin, begin + nbytes]}
 
 
-def _header_bytes(path: Any, metadata: dict[str, str], entries: dict[str, Any]) -> bytes:
+def _header_of(
+    path: Any, metadata: dict[str, str], entries: dict[str, Any], reserve: int
+) -> tuple[bytes, Size]:
+    """The bytes before the data, and the size of the file."""
     stated = {METADATA: metadata, **entries} if metadata else entries
     try:
         header = json.dumps(stated, separators=(",", ":"), ensure_ascii=False).encode()
@@ -175,7 +225,12 @@ def _header_bytes(path: Any, metadata: dict[str, str], entries: dict[str, Any]) 
         raise ValueError(
             f"{path}: a name that is not valid text: {e.object[max(e.start - 40, 0) : e.end]!r}"
         ) from None
-    header += b" " * (-len(header) % 8)
+    end = max((e["data_offsets"][1] for e in entries.values()), default=0)
+    padding, spare = -len(header) % 8, reserve - 8 - len(header)
+    if reserve % 8 == 0 and padding <= spare <= padding + (max(end - LARGE, 0) >> WASTE):
+        padding = spare
+    header += b" " * padding
     if len(header) > MAX_HEADER:
         raise ValueError(f"{path}: a header of {len(header)} bytes, safetensors allows {MAX_HEADER}")
-    return struct.pack("<Q", len(header)) + header
+    header = struct.pack("<Q", len(header)) + header
+    return header, Size(len(header) + end, len(header))
