@@ -1,6 +1,6 @@
 """The ways of rounding that are compared, each from a number that makes the steps coarser to a compressed tree.
 
-Every arm is judged by the bytes of the codec. The arms between one step for all and what ``compress`` makes of a
+Every arm is judged by the bytes of the codec. Those between one step for all and what ``compress`` makes of a
 sensitivity are built from the library's own pieces, with a part of what the factors say withheld.
 """
 
