@@ -150,7 +150,7 @@ def _even(plan: Plan) -> Plan:
 
 def _rounding(subject: Subject, leaves: Mapping[str, Any], levels: dict[str, Levels]) -> Rounding:
     flat = trees.flatten(subject.params, subject.mask)
-    known = _search.Planned(dict(leaves), {}, np.zeros(0), {}, {})
+    known = _search.Planned(dict(leaves), {}, np.zeros(0), {}, {}, np.zeros((0, 2)))
     rises = dict.fromkeys(leaves, 0.0)
     coded = _calibrated._coded(_search.Found(levels, rises, known, 0.0, 0.0), "rans")
     names, weights = flat.weight_names(), flat.weights()
