@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ggjax._internal.atomic import new_file
-from tests.benchmarks.calibrated import arms, cells, frontiers, measure, tables
+from tests.benchmarks.calibrated import arms, cells, frontiers, gram, measure, speed, tables
 from tests.benchmarks.calibrated.frontiers import Bench
 from tests.benchmarks.calibrated.subject import Subject
 
@@ -49,6 +49,8 @@ def run(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
         found["frontiers"].append({"arm": arm, "batches": batches, "points": points})
 
     asked = ASKED if bench.subject.output == "logits" else ASKED_OF_VALUES
+    if args.quick:
+        asked = asked[4:5]
     if "arms" in args.parts:
         for arm in args.arms:
             for batches in args.batches if arm in arms.CALIBRATED else (0,):
@@ -59,7 +61,21 @@ def run(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     if "measured" in args.parts and bench.subject.output == "logits":
         batches = max(args.batches)
         add(frontiers.MEASURED, batches, frontiers.asked(bench, batches, asked, loss=True))
+    if "gram" in args.parts and bench.name in gram.SUBJECTS:
+        for batches in args.batches:
+            exact = functools.cache(functools.partial(gram.grams, bench.subject, bench.name, batches))
+            for arm in gram.ARMS:
+                known = functools.partial(_known_by, bench, arm, batches, exact)
+                add(arm, batches, frontiers.frontier(bench, arm, batches, known, "rows_columns"))
+    if "speed" in args.parts:
+        key = {"subject": bench.name, "arm": "speed"}
+        found["speed"] = bench.once(key, lambda: speed.update(bench.subject))
     return found
+
+
+def _known_by(bench: Bench, arm: str, batches: int, exact: Callable[[], Any]) -> Any:
+    """What an arm of the comparison with Gram matrices knows."""
+    return gram.state_of(arm, frontiers.known_of(bench, batches), exact(), bench.name)
 
 
 def main(argv: Sequence[str] | None = None, subjects: dict[str, Callable[[], Subject]] | None = None) -> None:
@@ -96,6 +112,9 @@ def main(argv: Sequence[str] | None = None, subjects: dict[str, Callable[[], Sub
         bench = Bench(full, subject, measure.judge_of(subject), once, args.out)
         found[full] = run(bench, args)
         print(tables.markdown(full, found[full]), flush=True)
+    if "speed" in args.parts:
+        found["rounding"] = once({"arm": "speed of rounding"}, lambda: {"sizes": speed.rounding()})
+        print(tables.rounding(found["rounding"]["sizes"]))
     if args.json:
         with new_file(args.json) as f:
             f.write((json.dumps(found, indent=1) + "\n").encode())

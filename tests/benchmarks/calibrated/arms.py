@@ -45,6 +45,7 @@ class Rounding(NamedTuple):
 
     params: Any
     bits: float  # per rounded weight, everything in the coded form counted
+    coded: dict[str, Any] = {}  # leaves in that form, by name, where the arms made them
 
 
 def chosen_of(subject: Subject) -> dict[str, Any]:
@@ -156,4 +157,4 @@ def _rounding(subject: Subject, leaves: Mapping[str, Any], levels: dict[str, Lev
     names, weights = flat.weight_names(), flat.weights()
     bits = 8.0 * sum(coded[n].nbytes if n in coded else x.nbytes for n, x in zip(names, weights, strict=True))
     new = flat.replace(levels[n].values if n in levels else x for n, x in zip(names, weights, strict=True))
-    return Rounding(new, bits / sum(x.size for x in weights))
+    return Rounding(new, bits / sum(x.size for x in weights), coded)

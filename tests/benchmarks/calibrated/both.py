@@ -1,9 +1,9 @@
 """Feedback on both sides of a matrix: an experiment, not a part of the library.
 
-With M_L^T M_L and M_R^T M_R the factors of rows and columns, the cost of an error E is |M_L E M_R^T|^2. Element
-(i, j) of that product is made of the errors at i' <= i and j' <= j, so that a weight can be rounded to make good
-what the rows before it and, in its own row, the columns before it owe. A row's targets are those of the feedback
-along the rows; the feedback along the columns then goes through that row.
+With M_L^T M_L and M_R^T M_R the factors of rows and columns, the cost of an error E is |M_L E M_R^T|^2.
+Element (i, j) of that product is made of the errors at i' <= i and j' <= j, so that a weight can be rounded to
+make good what the rows before it and, in its own row, the columns before it owe. A row's targets are those of
+the feedback along the rows; the feedback along the columns then goes through that row.
 """
 
 import functools

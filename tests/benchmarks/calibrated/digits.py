@@ -3,8 +3,8 @@ tests.benchmarks.calibrated.digits``.
 
 It is trained here, in less than half a minute: 897 images of 8 x 8 to train on, shifted by up to one pixel, 300
 for validation and to calibrate on, 600 for testing. (Calibrated on the images that it was trained on, which it
-knows by heart, it would seem to bear 20 times more than it does.) Like the mobile networks it ends in a wide convolution of
-1 x 1, so that it has batch norms of 1024 channels.
+knows by heart, it would seem to bear 20 times more than it does.) Like the mobile networks it ends in a wide
+convolution of 1 x 1, so that it has batch norms of 1024 channels.
 """
 
 import functools

@@ -47,12 +47,17 @@ def known_of(bench: Bench, batches: int) -> Sensitivity:
 
 
 def frontier(
-    bench: Bench, arm: str, batches: int = 0, known: Callable[[], Sensitivity] | None = None
+    bench: Bench,
+    arm: str,
+    batches: int = 0,
+    known: Callable[[], Sensitivity] | None = None,
+    kind: str | None = None,
 ) -> list[Point]:
     """The points of an arm; a sensitivity of so many batches is estimated or read when a point needs it.
 
     Args:
       known: gives another sensitivity than the one of the subject.
+      kind: the arm that rounds by it, if that is known by another name.
     """
     make: Callable[[], Callable[[float], Rounding]]
     if arm in arms.PLAIN:
@@ -61,11 +66,10 @@ def frontier(
         start = 2.0**-3.5 if arm == "leaf_bits" else float(f"{0.3 * spread:.2g}")
         make = functools.cache(lambda: functools.partial(arms.plain, bench.subject, arm))
     else:
-        kind = arm.removeprefix("gram_")
         start = arms.start_of(bench.subject, bench.judge.range[0] * bench.judge.unit)
         start = float(f"{start:.2g}")
         take = known or functools.partial(known_of, bench, batches)
-        make = functools.cache(lambda: arms.calibrated(bench.subject, kind, take()))
+        make = functools.cache(lambda: arms.calibrated(bench.subject, kind or arm, take()))
     ratio = 2.0**0.3 if arm == "leaf_bits" else measure.RATIO
 
     def point(constant: float) -> Point:

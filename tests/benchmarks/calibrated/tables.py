@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.benchmarks.calibrated import arms, frontiers, measure
+from tests.benchmarks.calibrated import arms, frontiers, gram, measure
 from tests.benchmarks.calibrated.measure import Point
 
 NAMES = (
     arms.PLAIN
     | arms.CALIBRATED
+    | gram.ARMS
     | {
         frontiers.COMPRESS: "`compress(loss_rise=, sensitivity=)`",
         frontiers.MEASURED: "`compress(loss_rise=, sensitivity=, loss=)`",
@@ -26,7 +27,18 @@ def markdown(name: str, found: dict[str, Any]) -> str:
     for title, heads, cost, targets in _views(found):
         lines += [title, "", *_frontiers(found["frontiers"], heads, cost, targets), ""]
     lines += _asked(found)
+    if "speed" in found:
+        lines += [f"`update` takes {found['speed']['ratio']:.2f}x of the gradient of one batch.", ""]
     return "\n".join(lines)
+
+
+def rounding(sizes: Sequence[dict[str, Any]]) -> str:
+    """The speed of the rounding."""
+    lines = [["matrix", "million weights/s", "in products of the matrix with its factor"]]
+    for x in sizes:
+        n = x["size"]
+        lines.append([f"{n} x {n}", f"{x['weights_per_second'] / 1e6:.1f}", f"{x['products']:.1f}"])
+    return "\n".join(_table(lines))
 
 
 def _views(found: dict[str, Any]) -> list[tuple[str, list[str], Callable[[Point], float], Sequence[float]]]:
