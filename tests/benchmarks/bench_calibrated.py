@@ -6,17 +6,16 @@ the steps of rows and columns. Bits at a given loss are interpolated between mea
 
 Subjects: digits, speller, encoder, lm-adam, lm-backslash, lm-small (see tests/benchmarks/calibrated). Every
 finished point is kept in the folder --out, so that the command can be stopped and started again; it prints its
-tables as Markdown at the end, and --json writes what is behind them to a file.
+tables as Markdown at the end, and --json puts what is behind them into a file, beside what is there of other
+arms: ``python -m tests.benchmarks.calibrated.tables`` prints all tables of tests/benchmarks/calibrated.json.
 """
 
 import argparse
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ggjax._internal.atomic import new_file
 from tests.benchmarks.calibrated import arms, cells, frontiers, gram, measure, speed, tables
 from tests.benchmarks.calibrated.frontiers import Bench
 from tests.benchmarks.calibrated.subject import Subject
@@ -67,7 +66,7 @@ def run(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
             for arm in gram.ARMS:
                 known = functools.partial(_known_by, bench, arm, batches, exact)
                 add(arm, batches, frontiers.frontier(bench, arm, batches, known, "rows_columns"))
-    if "speed" in args.parts:
+    if "speed" in args.parts and bench.name.startswith("lm"):
         key = {"subject": bench.name, "arm": "speed"}
         found["speed"] = bench.once(key, lambda: speed.update(bench.subject))
     return found
@@ -91,7 +90,7 @@ def main(argv: Sequence[str] | None = None, subjects: dict[str, Callable[[], Sub
     parser.add_argument("subjects", nargs="*", help="which subjects (default: all)")
     parser.add_argument("--quick", action="store_true", help="two arms and few points: does it run at all?")
     parser.add_argument("--out", type=Path, default=home, help="folder of results (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="file to write what is behind the tables to")
+    parser.add_argument("--json", type=Path, help="file to put what is behind the tables into")
     parser.add_argument("--seed", type=int, help="of the trainings (default: 0, of the language model 1)")
     parser.add_argument("--models", help="folder of packages (default: the variable GGJAX_MODELS)")
     parser.add_argument("--lm-cache", type=Path, help="folder of the language model's weights")
@@ -116,8 +115,7 @@ def main(argv: Sequence[str] | None = None, subjects: dict[str, Callable[[], Sub
         found["rounding"] = once({"arm": "speed of rounding"}, lambda: {"sizes": speed.rounding()})
         print(tables.rounding(found["rounding"]["sizes"]))
     if args.json:
-        with new_file(args.json) as f:
-            f.write((json.dumps(found, indent=1) + "\n").encode())
+        tables.put(found, args.json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
-"""The tables of the benchmark as Markdown, from what was measured."""
+"""The tables of the benchmark as Markdown, from what was measured: ``python -m
+tests.benchmarks.calibrated.tables [FILE]``."""
 
+import argparse
+import json
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from ggjax._internal.atomic import new_file
 from tests.benchmarks.calibrated import arms, frontiers, gram, measure
 from tests.benchmarks.calibrated.measure import Point
 
@@ -19,6 +24,34 @@ NAMES = (
 RISES = (0.005, 0.01, 0.02, 0.05)
 COSINES = (0.999, 0.99, 0.97)
 DECIBELS = (8.5, 10.9)
+
+
+FILE = Path(__file__).parents[1] / "calibrated.json"
+DIGITS = 5
+"""Of the numbers in the file."""
+
+
+def put(found: dict[str, Any], path: Path) -> None:
+    """Put what was found into a file, in place of what it has of the same arms and batches."""
+    whole = json.loads(path.read_text()) if path.exists() else {}
+    for name, new in found.items():
+        old = whole.get(name, {})
+        if "frontiers" in new:
+            rows = {(r["arm"], r["batches"]): r for r in [*old.get("frontiers", []), *new["frontiers"]]}
+            order = {arm: i for i, arm in enumerate(NAMES)}
+            new = new | {"frontiers": sorted(rows.values(), key=lambda r: (order[r["arm"]], r["batches"]))}
+        whole[name] = old | new
+    with new_file(path) as f:
+        f.write((json.dumps(_short(whole)) + "\n").replace('{"arm"', '\n{"arm"').encode())
+
+
+def _short(x: Any) -> Any:
+    """The same with fewer digits."""
+    if isinstance(x, dict):
+        return {n: _short(v) for n, v in x.items()}
+    if isinstance(x, list):
+        return [_short(v) for v in x]
+    return float(f"{x:.{DIGITS}g}") if isinstance(x, float) else x
 
 
 def markdown(name: str, found: dict[str, Any]) -> str:
@@ -104,3 +137,14 @@ def _with_share(x: float, base: float) -> str:
 def _table(lines: list[list[str]]) -> list[str]:
     lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=FILE, help="default: %(default)s")
+    for name, found in json.loads(parser.parse_args().file.read_text()).items():
+        print(rounding(found["sizes"]) if name == "rounding" else markdown(name, found))
+
+
+if __name__ == "__main__":
+    main()
