@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.codec.plain_scaled import scaled_weights
+from tests.codec.plain_scaled import largest_of, scaled_weights
 from tests.codec.plain_streams import (
     check,
     decode_rans,
@@ -279,9 +279,8 @@ def keys_to_weights(keys, zeros, dtype, description):
                 centroids = np.array([0, *params["centroids"]], np.float32)
                 index = np.minimum(np.abs(levels.astype(np.int64)), centroids.size - 1)
                 numbers = numbers + np.sign(numbers) * centroids[index]
-            largest = min(ml_dtypes.finfo(dtype).max.astype(np.float64), np.finfo(np.float32).max)
-            values = np.clip(numbers * np.float32(params["step"]), -np.float32(largest), np.float32(largest))
-            return values.astype(dtype)
+            largest = largest_of(dtype)
+            return np.clip(numbers * np.float32(params["step"]), -largest, largest).astype(dtype)
     if kind == "lossless":
         bits = 8 * dtype.itemsize
         check(int(keys.max()) < 1 << (bits - zeros), "a key of more bits than the weights have")

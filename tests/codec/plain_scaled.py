@@ -17,7 +17,12 @@ def scaled_weights(levels, steps, params, shape, dtype):
     size = np.float32(params["step"]) * SCALED_EIGHTHS[k % 8]
     size = np.ldexp(size, (k // 8).astype(np.int32))
     with np.errstate(over="ignore", under="ignore"):
-        largest = np.float32(min(ml_dtypes.finfo(dtype).max.astype(np.float64), np.finfo(np.float32).max))
+        largest = largest_of(dtype)
         weights = np.clip(levels.reshape(b, m, n).astype(np.float32) * size, -largest, largest).astype(dtype)
     order = params.get("order", list(range(len(shape))))
     return weights.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+
+
+def largest_of(dtype):
+    """[3] The largest weight of a dtype, as far as float32 reaches."""
+    return np.float32(min(ml_dtypes.finfo(dtype).max.astype(np.float64), np.finfo(np.float32).max))
