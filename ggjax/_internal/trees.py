@@ -40,9 +40,13 @@ class Flat(NamedTuple):
         return self.treedef.unflatten([next(new) if s else x for x, s in pairs])
 
 
+ROOT = "(root)"
+"""The name of a tree that is a single leaf."""
+
+
 def leaf_name(path: Sequence[Any]) -> str:
     """The name of a leaf as messages, masks and files spell it, e.g. ``params/layers_0/kernel``."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/") or "(root)"
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/") if path else ROOT
 
 
 def is_weight(leaf: Any) -> bool:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted by Ctrl-C, 143 ended by
 
 import argparse
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -146,11 +147,13 @@ def _add_files(commands: Any) -> None:
         commands, "decompress", _help.DECOMPRESS, "the plain checkpoint of a compressed one"
     )
     _add_output(decompress, "IN without .ggjax")
+    _add_limit(decompress)
     _add_command(commands, "info", _help.INFO, "what a compressed file holds, from its header")
-    _add_command(commands, "verify", _help.VERIFY, "check and decode all of a compressed file")
+    _add_limit(_add_command(commands, "verify", _help.VERIFY, "check and decode all of a compressed file"))
     stats = _add_command(commands, "stats", _help.STATS, "fitted law, entropy and error of every tensor")
     _add_steps(stats.add_mutually_exclusive_group())
     _add_selection(stats, "leave out the others")
+    _add_limit(stats)
 
 
 def _add_command(commands: Any, name: str, description: str, summary: str) -> argparse.ArgumentParser:
@@ -178,6 +181,16 @@ def _add_output(parser: argparse.ArgumentParser, default: str) -> None:
         help=f"file to write, - for stdout, or folder where IN is an index (default: {default})",
     )
     parser.add_argument("-f", "--force", action="store_true", help="replace OUT if it is there")
+
+
+def _add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-bytes",
+        type=_bytes,
+        metavar="N",
+        help="read a compressed IN whose tensors take up to N bytes, inf for any number "
+        "(default: 256 MiB and 2048 times the size of IN)",
+    )
 
 
 def _add_steps(group: Any) -> None:
@@ -243,6 +256,14 @@ def _folder(text: str) -> Path:
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < 2**31):
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^31 - 1, got {text!r}")
+    return int(text)
+
+
+def _bytes(text: str) -> float:
+    if text == "inf":
+        return math.inf
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected a whole number of bytes, or inf, got {text!r}")
     return int(text)
 
 

@@ -57,7 +57,8 @@ def compress(args: argparse.Namespace) -> int:
 def decompress(args: argparse.Namespace) -> int:
     """Write the plain checkpoint of a compressed one."""
     with _bar(args, "decompressing") as progress, _force_hint():
-        result = container.decompress_checkpoint(args.input, args.out, overwrite=args.force, progress=progress)
+        keywords: dict[str, Any] = {"overwrite": args.force, "progress": progress, "max_bytes": args.max_bytes}
+        result = container.decompress_checkpoint(args.input, args.out, **keywords)
     _report(args, result)
     return 0
 
@@ -73,7 +74,7 @@ def _force_hint() -> Iterator[None]:
 def verify(args: argparse.Namespace) -> int:
     """Check and decode all of a compressed checkpoint."""
     with _bar(args, "verifying") as progress:
-        i = codec.verify_file(args.input, progress=progress)
+        i = codec.verify_file(args.input, progress=progress, max_bytes=args.max_bytes)
     if args.json:
         print(as_json({"file": name_of(args, args.input), "tensors": len(i.tensors), "bytes": i.nbytes}))
     elif not args.quiet:
@@ -94,7 +95,7 @@ def stats(args: argparse.Namespace) -> int:
         container.opened(args.input, plain=True) as checkpoint,
     ):
         select = _selector(args, checkpoint.leaves)
-        for name, x in container.load(checkpoint.leaves, checkpoint.leaves):
+        for name, x in container.load(checkpoint, max_bytes=args.max_bytes):
             if select(name) and quantize.is_codable(x, "uniform"):
                 try:
                     found.append(_stats_of(name, x, want))

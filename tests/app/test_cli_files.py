@@ -42,6 +42,24 @@ def test_compress_verify_decompress(model, capsys):
     assert back.read_bytes() == model.read_bytes()
 
 
+def test_files_of_many_equal_weights_want_to_be_allowed(tmp_path, capsys):
+    small = tmp_path / "model.ggjax.safetensors"
+    codec.save_file({"w": np.zeros(5000, np.float32)}, small, step=1.0)
+    for command in ("verify", "decompress", "stats"):
+        for most in ("19999", "1"):
+            assert run(command, small, "--max-bytes", most) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert f"{small}: its arrays take 20,000 bytes" in line and "--max-bytes 20000" in line
+        assert [p.name for p in tmp_path.iterdir()] == [small.name]
+    for command in ("verify", "decompress", "stats"):
+        for most in ("20000", "inf"):
+            extra = ["-f"] if command == "decompress" else []
+            assert run(command, small, "--max-bytes", most, *extra) == 0
+    with pytest.raises(SystemExit):
+        run("verify", small, "--max-bytes", "2G")
+    assert "expected a whole number of bytes, or inf, got '2G'" in capsys.readouterr().err
+
+
 def test_default_names(model, capsys):
     before = model.read_bytes()
     assert run("compress", model, "--rf8", "-q") == 0

@@ -1,15 +1,21 @@
 """Damaged compressed files: ``python -m tests.codec.fuzz_codec --count 100000``.
 
-Every file is a copy of a good one with bytes changed, cut off, added, moved, or taken from another good
-file. Reading it must give the original arrays or a FormatError that names the file; nothing else, and not
-much memory. Half of the copies have their checksums put right after the damage, as an attacker would: of
-these, other arrays may come out, but no crash, no hang and no large allocation.
+Some are copies of good ones with bytes changed, cut off, added, moved, or taken from another good file.
+Reading them must give the original arrays or a FormatError that names the file; nothing else, and not much
+memory. Most have their checksums put right after the damage, as an attacker would, and some are made to take
+much memory or time: of these, other arrays may come out, but no crash, no hang and no large allocation.
+``ggjax info`` tells of each what it says of itself, or that it cannot be.
+
+All are read with ``max_bytes`` of ``MOST``. Memory that is used is bounded by ``MEMORY_MIB``; as a program of
+its own, the fuzzer also forbids the process to reserve more than ``RESERVED_MIB`` beyond what it starts with.
 """
 
 import argparse
 import base64
 import collections
+import contextlib
 import glob
+import io
 import json
 import math
 import os
@@ -23,10 +29,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax import codec
-from tests.codec.forging import forge
+from ggjax.app import cli
+from tests.codec import attacks, scaled
+from tests.codec.forging import downgraded, forge
 
-MEMORY_MIB = 100
-"""How much more memory than the first hundred files the others may need: the programs for other sizes."""
+KINDS = ("damaged", "forged", "forged", "attack", "forged", "forged")
+"""What becomes of the files, in turn."""
+
+MOST = 1 << 24
+"""Bytes of the arrays of a file."""
+
+MEMORY_MIB = 300
+"""How much more memory than the first hundred files the others may need: the programs for other sizes, and what
+decoding ``MOST`` bytes of 8-bit weights takes."""
+
+RESERVED_MIB = 3000
+"""Address space: that of programs, too, and of the threads that compile them."""
 
 
 def good_files(folder):
@@ -62,6 +80,16 @@ def good_files(folder):
             {"step": 1.0},
         ),
     }
+    of_zstd = {"coder": "zstd"}
+    for name in ("outlier", "lossless", "ternary", "rf8", "rows"):
+        tree, options = trees[name]
+        trees[f"{name} zstd"] = tree, options | of_zstd
+    trees["scaled"] = scaled.tree(), {}
+    trees["scaled zstd"] = scaled.tree("zstd"), {}
+    trees["small raw"] = (
+        {f"l{i}": np.full(3 + i, i, np.int16) for i in range(5)} | {"n": np.int64(3)},
+        {"step": 1.0},
+    )
     trees["small"] = (
         {f"l{i}": rng.normal(size=300 + i).astype(np.float32) for i in range(6)}
         | {"n": np.int64(3), "m": np.int64(4)},
@@ -73,11 +101,38 @@ def good_files(folder):
         for name, old in json.load(f).items():
             with open(os.path.join(folder, f"old {name}.ggjax.safetensors"), "wb") as file:
                 file.write(base64.b64decode(old["file"]))
+    for name in ("step", "outlier", "rows", "blocks", "zstd", "rows zstd", "rf8 zstd", "lossless zstd"):
+        with open(os.path.join(folder, f"{name}.ggjax.safetensors"), "rb") as file:
+            data = downgraded(file.read())
+        with open(os.path.join(folder, f"old {name} again.ggjax.safetensors"), "wb") as file:
+            file.write(data)
     out = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.ggjax.safetensors"))):
         with open(path, "rb") as f:
             out[os.path.basename(path)] = f.read(), flat(codec.load_file(path))
     return out
+
+
+def attack(rng):
+    """A file that is made to take much memory or time, for its size; every other one is changed, too."""
+    make, numbers = ATTACKS[int(rng.integers(len(ATTACKS)))]
+    data = make(int(numbers[int(rng.integers(len(numbers)))]))
+    return forge(data, rng) if rng.random() < 0.5 else data
+
+
+ATTACKS = [
+    (attacks.huge, (1, 15, 17, 1000)),
+    (lambda n: attacks.huge(n, "rans"), (1, 15, 17, 200)),
+    (lambda n: attacks.huge(n, "rans", "F8_E4M3"), (1, 40, 200)),
+    (attacks.one_token_parts, (1, 5)),
+    (lambda n: attacks.one_token_parts(n, "zstd"), (1, 5)),
+    (attacks.blocks, (2, 100)),
+    (attacks.unused_tables, (2, 3000)),
+    (attacks.empty_lists, (2, 300_000)),
+    (attacks.many_matrices, (16, 10_000)),
+    (attacks.pack_between, (1, 3)),
+    (attacks.named, (1, 2, 3, 4)),
+]
 
 
 def blocks(rng):
@@ -89,8 +144,9 @@ def blocks(rng):
 
 
 def flat(tree, prefix=""):
-    """{name: bytes of the array and its kind} of nested dicts."""
+    """{name: bytes of the array and its kind} of nested dicts, or of a single array."""
     out = {}
+    tree = tree if isinstance(tree, dict) else {"(root)": tree}
     for k, v in tree.items():
         if isinstance(v, dict):
             out |= flat(v, f"{prefix}{k}/")
@@ -128,7 +184,7 @@ def damage(data, others, rng):
     return bytes(out)
 
 
-def run(count, seed=0, folder=None, limit_s=math.inf):
+def run(count, seed=0, folder=None, limit_s=math.inf, told=lambda count, outcomes: None):
     """Read damaged files; returns how often each outcome occurred.
 
     Args:
@@ -136,6 +192,7 @@ def run(count, seed=0, folder=None, limit_s=math.inf):
       seed: of the damage.
       folder: for the files; None for one of the system.
       limit_s: seconds that a file may take.
+      told: called now and then, with the files so far.
 
     Raises:
       AssertionError: an outcome that must not be.
@@ -147,33 +204,47 @@ def run(count, seed=0, folder=None, limit_s=math.inf):
         names = sorted(files)
         path = os.path.join(here, "damaged.safetensors")
         for i in range(count):
-            name = names[i % len(names)]
+            kind = KINDS[i % len(KINDS)]
+            name = names[i // len(KINDS) % len(names)]
             data, want = files[name]
-            forged = i % 2 == 1
-            bad = forge(data, rng) if forged else damage(data, [files[n][0] for n in names], rng)
+            if kind == "damaged":
+                bad = damage(data, [files[n][0] for n in names], rng)
+            else:
+                bad = forge(data, rng) if kind == "forged" else attack(rng)
             with open(path, "wb") as f:
                 f.write(bad)
             start = time.perf_counter()
+            where = f"{kind} {name} {i}"
             try:
-                got = flat(codec.load_file(path))
+                got = codec.load_file(path, max_bytes=MOST)
             except codec.FormatError as e:
-                assert "damaged.safetensors" in str(e), f"{name} {i}: no place in {e}"
-                outcomes["forged, refused" if forged else "refused"] += 1
+                assert "damaged.safetensors" in str(e), f"{where}: no place in {e}"
+                outcomes[f"{kind}, refused"] += 1
             except Exception as e:
-                raise AssertionError(f"{name} {i}: {type(e).__name__}: {e}") from e
+                raise AssertionError(f"{where}: {type(e).__name__}: {e}") from e
             else:
+                got = flat(got)
+                size = sum(len(data) for *_, data in got.values())
+                assert size <= MOST, f"{where}: {size} bytes"
                 if got == want:
-                    outcomes["forged, the original" if forged else "the original"] += 1
+                    outcomes[f"{kind}, the original"] += 1
                 else:
                     # What another good file holds is no damage: its whole text was moved here.
                     known = any(got == files[n][1] for n in names)
-                    assert forged or known, f"{name} {i}: a wrong array"
-                    outcomes["forged, another array" if forged else "another file"] += 1
+                    assert kind != "damaged" or known, f"{where}: a wrong array"
+                    outcomes[f"{kind}, another array"] += 1
+            try:
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    assert cli.main(["info", path, *(["--json"] if i % 2 else [])]) in (0, 2)
+            except Exception as e:
+                raise AssertionError(f"{where}: info: {type(e).__name__}: {e}") from e
+            taken = time.perf_counter() - start
             if i == 100:
                 before = peak_mib()
-            taken = time.perf_counter() - start
-            assert i < 100 or taken < limit_s, f"{name} {i}: {taken:.1f} s"
-            assert i < 100 or peak_mib() < before + MEMORY_MIB, f"{name} {i}: {peak_mib():.0f} MiB"
+            assert i < 100 or taken < limit_s, f"{where}: {taken:.1f} s"
+            assert i < 100 or peak_mib() < before + MEMORY_MIB, f"{where}: {before:.0f}, {peak_mib():.0f} MiB"
+            if i % 5000 == 4999:
+                told(i + 1, outcomes)
     return outcomes
 
 
@@ -188,9 +259,17 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     start = time.perf_counter()
-    for outcome, number in sorted(run(args.count, args.seed, limit_s=2.0).items()):
-        print(f"{number:8,} {outcome}")
-    print(f"{time.perf_counter() - start:.0f} s")
+    with open("/proc/self/statm") as f:  # of Linux
+        reserved = int(f.read().split()[0]) * resource.getpagesize()
+    most = reserved + (RESERVED_MIB << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    def told(count, outcomes):
+        print(f"{count:,} files, {time.perf_counter() - start:.0f} s, {peak_mib():.0f} MiB at most", flush=True)
+        for outcome, number in sorted(outcomes.items()):
+            print(f"{number:8,} {outcome}", flush=True)
+
+    told(args.count, run(args.count, args.seed, limit_s=20.0, told=told))
 
 
 if __name__ == "__main__":

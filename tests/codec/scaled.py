@@ -6,14 +6,14 @@ from ggjax.codec import Compressed, _encode
 from ggjax.codec.quantize._scaled import Scaled
 
 
-def tree():
+def tree(coder="rans"):
     """Two leaves: one matrix, and a stack whose layers lie along its second axis; the same everywhere."""
     i = np.arange(6000)
     small = ((i * 7919) % 4096 - 2048) ** 3 // 2**29
     wide = small.reshape(60, 100) * (1 + np.arange(60) % 5)[:, None] // (1 + np.arange(100) % 3)
     stack = small[:1440].reshape(3, 8, 60)
-    w, row_steps = leaf(wide[None], (60, 100), dtype="float32")
-    v, _ = leaf(stack, (8, 3, 60), order=(1, 0, 2), dtype="bfloat16")
+    w, row_steps = leaf(wide[None], (60, 100), dtype="float32", coder=coder)
+    v, _ = leaf(stack, (8, 3, 60), order=(1, 0, 2), dtype="bfloat16", coder=coder)
     assert row_steps.std() > 1
     return Compressed({"w": w, "v": v})
 

@@ -10,8 +10,9 @@ from tests.codec.helpers import weights
 
 def test_damaged_files_are_refused_or_whole(tmp_path):
     """A short run of the fuzzer; ``python -m tests.codec.fuzz_codec`` is the long one."""
-    outcomes = fuzz_codec.run(1500, folder=tmp_path)
-    assert outcomes["refused"] > 500 and outcomes["forged, refused"] > 300
+    outcomes = fuzz_codec.run(600, folder=tmp_path)
+    assert outcomes["damaged, refused"] > 60 and outcomes["forged, refused"] > 200
+    assert outcomes["attack, refused"] > 30 and outcomes["attack, another array"] > 15
 
 
 def test_every_byte_counts(tmp_path):
@@ -48,7 +49,7 @@ def test_files_of_something_else(tmp_path, data, message):
     [
         ([1 << 40], "tensor 'w': 1 chunks, expected 4194304"),
         ([1 << 62] * 60, "no array has the shape"),
-        ([1 << 62] * 100_000, "cannot be metadata of 2000"),
+        ([1 << 62] * 100_000, "no array has the shape"),
         ([1 << 62, 1 << 62, 0], "no array has the shape"),
     ],
     ids=["large", "deep", "long", "empty"],

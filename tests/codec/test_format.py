@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ggjax import codec
+from ggjax.app import cli
 from ggjax.codec import container
 from ggjax.codec.container import _body
 from ggjax.codec.entropy._coders import CODERS
@@ -24,10 +25,11 @@ def test_the_names_that_need_no_jax_are_those_that_are_known():
     assert set(_body.QUANTIZERS) == set(QUANTIZERS) and set(_body.CODERS) == set(CODERS)
 
 
-JUNK = (None, -1, 3, "x", [], {}, [None], {"x": [1]}, True, [[1, [2]]])
+LONG, DEEP = 10**4000, json.loads("[" * 900 + "]" * 900)
+JUNK = (None, -1, 3, "x", [], {}, [None], {"x": [1]}, True, [[1, [2]]], LONG, [LONG] * 9, DEEP, {"rise": LONG})
 
 
-@pytest.mark.parametrize("junk", JUNK, ids=str)
+@pytest.mark.parametrize("junk", JUNK, ids=[str(i) for i in range(len(JUNK))])
 def test_info_of_what_cannot_be(tmp_path, junk):
     """What only the description is read of: nonsense is told or refused, nothing else."""
     path = tmp_path / "x"
@@ -43,7 +45,9 @@ def test_info_of_what_cannot_be(tmp_path, junk):
                 ((_, info),) = container.info_of_files(path)
                 assert all(isinstance(x, str) for i in info.tensors for x in (i.name, i.dtype, i.kind, i.coder))
                 assert all(i.step is None or float(i.step) < 4 for i in info.tensors)
-                assert all(i.size >= 0 for i in info.tensors)
+                assert all(0 <= i.size < 1 << 64 for i in info.tensors)
+                for how in ((), ("--json",)):
+                    assert cli.main(["info", str(path), *how]) == 0
 
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -54,7 +54,7 @@ def test_what_is_open_is_of_one_version(tmp_path):
     codec.save_file({"w": jnp.zeros(3000)}, path, step=1.0)
     with _sources.opened(path) as checkpoint:
         codec.save_file({"w": jnp.ones(5000)}, path, step=1.0)
-        ((_, array),) = _sources.load(checkpoint.leaves, ["w"])
+        ((_, array),) = _sources.load(checkpoint, ["w"])
     assert array.shape == (3000,) and not array.any()
 
 

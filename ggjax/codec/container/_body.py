@@ -26,6 +26,10 @@ CODERS = ("rans", "zstd")
 MOST_RATIO, MOST_SMALL = 64, 1 << 16
 """The metadata has at most so many times the bytes of its compressed form, and so many more."""
 
+MOST_VALUES, VALUES_PER_BYTE = 1 << 18, 16
+"""It has at most so many values, and so many more for each byte of its compressed form: values take far more
+memory than their text does."""
+
 PART = {"size": None, "base": 0, "shift": 0, "zeros": 0, "table": 0, "exceptions": 0}
 """The numbers of a part, and what they are where a file does not say; a size is then that of the tensor."""
 
@@ -113,7 +117,20 @@ def _inflated(data: bytes, size: Any) -> bytes:
         raise ValueError(f"not deflated: {e}") from None
     if len(text) != size or not decoder.eof or decoder.unused_data:
         raise ValueError(f"does not inflate to {size} bytes")
+    if _values(text) > MOST_VALUES + VALUES_PER_BYTE * len(data):
+        raise ValueError(f"{len(data)} bytes cannot be metadata of {_values(text)} values")
     return text
+
+
+def _values(text: bytes) -> int:
+    """About how many values JSON has: not fewer, but for one."""
+    return sum(map(text.count, (b"[", b"{", b",", b":")))
+
+
+def may_be(text: bytes, nbytes: int) -> bool:
+    """Whether a reader takes so many bytes as the compressed form of a text."""
+    most = MOST_VALUES + VALUES_PER_BYTE * nbytes
+    return len(text) <= MOST_RATIO * nbytes + MOST_SMALL and _values(text) <= most
 
 
 def _json(text: str | bytes) -> dict[str, Any]:

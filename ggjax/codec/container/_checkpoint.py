@@ -1,6 +1,7 @@
 """From checkpoint to checkpoint, of one file or of several, a few tensors at a time: back to plain files."""
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from ggjax.codec.container._dtypes import nbytes_of
 from ggjax.codec.container._file import Progress, silent
 from ggjax.codec.container._info import info_of
 from ggjax.codec.container._safetensors import Tensor, tensor_of
-from ggjax.codec.container._sources import Checkpoint, load, names_of, opened
+from ggjax.codec.container._sources import Checkpoint, check_size, load, names_of, opened
 
 
 class Written(NamedTuple):
@@ -55,6 +56,7 @@ def decompress_checkpoint(
     *,
     overwrite: bool = False,
     progress: Progress = silent,
+    max_bytes: float | None = None,
 ) -> Result:
     """Write the plain checkpoint of a compressed one: a file for each, with an index as the source has it.
 
@@ -63,12 +65,14 @@ def decompress_checkpoint(
     Args:
       source: a compressed file, or the index of several.
       out: the file to write, or for an index the folder; None for one beside the source.
-      overwrite, progress: as ``decompress_file`` has them.
+      overwrite, progress, max_bytes: as ``decompress_file`` has them.
     """
     plan = _index.plan(source, out, compressed=False)
     if plan.index and _has_blocks(source):
         stem = plan.index.name.partition(_index.INDEX)[0]
         plan = plan._replace(pairs=[(plan.source, plan.index.with_name(stem + _index.PLAIN))], index=None)
+    with opened(source) as checkpoint:
+        check_size(checkpoint, checkpoint.leaves, max_bytes)
     _index.make_room(plan, overwrite=overwrite)
     index, written = _index.index_of(source), []
 
@@ -111,7 +115,7 @@ def _write_plain(f: BinaryIO, target: Any, checkpoint: Checkpoint, progress: Pro
     original = info_of(checkpoint).original
 
     def tensors() -> Iterator[Tensor]:
-        for name, array in load(checkpoint.leaves, checkpoint.leaves):
+        for name, array in load(checkpoint, max_bytes=math.inf):  # the caller has checked how large it is
             yield tensor_of(name, array)
             progress(name, array.nbytes)
 
@@ -125,6 +129,7 @@ def decompress_file(
     *,
     overwrite: bool = False,
     progress: Progress = silent,
+    max_bytes: float | None = None,
 ) -> int:
     """Write the plain safetensors file of a compressed one, a few tensors at a time.
 
@@ -133,13 +138,14 @@ def decompress_file(
       target: the file to write; it gets the metadata of the checkpoint that was compressed.
       overwrite: replace the target if it is there.
       progress: called for every tensor.
+      max_bytes: of all arrays of the source; None for the usual limit, as ``load_file`` has it.
 
     Returns:
       The bytes of the target.
 
     Raises:
       ValueError: the target is the source, or one of its files.
-      FormatError: the source is damaged or not compressed.
+      FormatError: the source is damaged, not compressed, or too large.
       FileExistsError: the target is there, and not to be replaced.
       OSError: one of them cannot be read or written.
 
@@ -153,6 +159,7 @@ def decompress_file(
     _index.refuse_same(source, [target])
     check_target(target, overwrite=overwrite)
     with opened(source) as checkpoint:
+        check_size(checkpoint, checkpoint.leaves, max_bytes)
         check_space(target, _plain_size(checkpoint).nbytes)
         with new_file(target, overwrite=overwrite, like=source) as f:
             return _write_plain(f, target, checkpoint, progress)

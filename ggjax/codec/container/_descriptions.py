@@ -156,7 +156,7 @@ def _grid_of(t: Any) -> Grid:
         len(grid.parts) == len(grid.rows) * len(grid.columns),
         "a grid must have a part for every pair of classes",
     )
-    need(sorted({*grid.parts}) == list(range(max(grid.parts) + 1)), "a part of a grid without weights")
+    need(max(grid.parts) < len({*grid.parts}), "a part of a grid without weights")
     return grid
 
 

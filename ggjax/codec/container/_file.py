@@ -14,14 +14,15 @@ import numpy as np
 
 from ggjax._internal import trees
 from ggjax.codec import _compress
-from ggjax.codec._compressed import Compressed, is_array
+from ggjax.codec._compressed import Compressed, is_array, is_coded
 from ggjax.codec._host import outside_trace
 from ggjax.codec._shards import in_blocks
 from ggjax.codec.container import _save, _write
 from ggjax.codec.container._body import KEY
 from ggjax.codec.container._dtypes import DTYPES, Opaque, has_arrays, nbytes_of
 from ggjax.codec.container._info import FileInfo, info_of
-from ggjax.codec.container._sources import Source, load, opened
+from ggjax.codec.container._nested import nested
+from ggjax.codec.container._sources import Checkpoint, Source, load, opened
 from ggjax.codec.quantize import _rf8
 
 Progress = Callable[[str, int], None]
@@ -60,8 +61,9 @@ def save_file(
       The bytes of the file, or of the file of this process.
 
     Raises:
-      ValueError: as ``compress``; options with a tree that is compressed already; two leaves of one name, or a
-        name that safetensors keeps for itself; a path that ends like that of an index.
+      ValueError: as ``compress``; options with a tree that is compressed already; two leaves of one name, a
+        name that safetensors keeps for itself, or a single leaf with the key ``(root)``; a path that ends like
+        that of an index.
       TypeError: a leaf that is neither an array nor a number, or of a dtype that safetensors does not have; the
         message names it; metadata that does not map strings to strings.
       OSError: the file cannot be written. The old file, if any, is then as it was.
@@ -84,6 +86,9 @@ def save_file(
         _write.check_arrays(Compressed(params).leaves())
         compressed = _compress.compress(params, **options)
     leaves = [(name, in_blocks(x)) for name, x in compressed.leaves()]
+    structure = jax.tree.structure(compressed.tree, is_leaf=is_coded)
+    if [name for name, _ in leaves] == [trees.ROOT] and not jax.tree_util.treedef_is_leaf(structure):
+        raise ValueError(f"the key {trees.ROOT!r} names a tree that is a single array: give this leaf another")
     save = _save.save_together if jax.process_count() > 1 else _save.save_alone
     return save(path, leaves, texts)
 
@@ -109,6 +114,7 @@ def load_file(
     *,
     mask: Callable[[str], bool] | None = None,
     flat: bool = False,
+    max_bytes: float | None = None,
 ) -> Any:
     """Read a compressed checkpoint, tensor by tensor.
 
@@ -121,6 +127,9 @@ def load_file(
         like ``like``. None takes those of the structs of ``like``, where they have one.
       mask: only the leaves whose name it is true of; not with ``like``.
       flat: give a dict of the leaves by their full names, instead of nested ones; not with ``like``.
+      max_bytes: of all arrays that are read, since a small file can hold a great many equal weights. While the
+        largest of them is decoded it takes about as much again, of a dtype of 8 bits ten times as much. None
+        for the usual limit: 256 MiB, and 2048 times the bytes of the file. ``math.inf`` for no limit.
 
     Returns:
       The tree, of ``jax.Array``. Where JAX runs without ``jax_enable_x64``, a leaf of a 64-bit dtype comes in
@@ -130,7 +139,8 @@ def load_file(
       (functions, say) come back as they are.
 
     Raises:
-      FormatError: the file is damaged or not of this format; the message names the place.
+      FormatError: the file is damaged or not of this format, and the message names the place; or it holds more
+        than ``max_bytes``, and the message says how much.
       ValueError: it does not fit ``like``; the message names the leaf.
       ImportError: the file was coded by "zstd", and the library is not there.
       OSError: the file cannot be read.
@@ -148,15 +158,16 @@ def load_file(
                 raise ValueError("mask and like cannot be given together: leave the leaf out of like")
             if flat:
                 raise ValueError("flat and like cannot be given together: the tree is that of like")
-            return _load_like(path, leaves, like, sharding)
+            return _load_like(path, checkpoint, like, sharding, max_bytes)
         if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
             raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
         names = [n for n in leaves if mask is None or mask(n)]
-        arrays = {n: _put(_array(x), sharding) for n, x in load(leaves, names)}
-        return arrays if flat else _nested(path, arrays)
+        arrays = {n: _put(_array(x), sharding) for n, x in load(checkpoint, names, max_bytes)}
+        return arrays if flat else nested(path, arrays)
 
 
-def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: Any) -> Any:
+def _load_like(path: Any, checkpoint: Checkpoint, like: Any, sharding: Any, max_bytes: float | None) -> Any:
+    leaves = checkpoint.leaves
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
     names = [trees.leaf_name(p) for p, _ in paths]
     wanted = [x for _, x in paths]
@@ -184,7 +195,8 @@ def _load_like(path: Any, leaves: dict[str, list[Source]], like: Any, sharding: 
     else:
         places = treedef.flatten_up_to(sharding)
     at = dict(zip(names, places, strict=True))
-    loaded = {n: _put(_array(x).reshape(np.shape(held[n])), at[n]) for n, x in load(leaves, held)}
+    arrays = load(checkpoint, held, max_bytes)
+    loaded = {n: _put(_array(x).reshape(np.shape(held[n])), at[n]) for n, x in arrays}
     return treedef.unflatten([loaded.get(n, x) for n, x in pairs])
 
 
@@ -222,23 +234,6 @@ def _survives(x: np.ndarray) -> bool:
     return not ((np.isinf(y) & ~np.isinf(x)) | ((y == 0) & (x != 0))).any()
 
 
-def _nested(path: Any, flat: dict[str, Any]) -> Any:
-    if list(flat) == ["(root)"]:
-        return flat["(root)"]
-    out: dict[str, Any] = {}
-    for name, x in flat.items():
-        *parents, last = name.split("/")
-        node: Any = out
-        for p in parents:
-            node = node.setdefault(p, {})
-            if not isinstance(node, dict):
-                raise ValueError(f"{path}: leaf {name!r} lies under another leaf: take like or flat=True")
-        if last in node:
-            raise ValueError(f"{path}: leaf {name!r} lies above another leaf: take like or flat=True")
-        node[last] = x
-    return out
-
-
 def inspect_file(path: str | os.PathLike[str]) -> FileInfo:
     """What a compressed file (or, by an index, several) holds, from its header alone.
 
@@ -255,18 +250,21 @@ def inspect_file(path: str | os.PathLike[str]) -> FileInfo:
         return info_of(checkpoint)
 
 
-def verify_file(path: str | os.PathLike[str], *, progress: Progress = silent) -> FileInfo:
+def verify_file(
+    path: str | os.PathLike[str], *, progress: Progress = silent, max_bytes: float | None = None
+) -> FileInfo:
     """Read all of a compressed file, check every CRC-32 and decode every tensor.
 
     Args:
       path: the file, or the index of several.
       progress: called for every tensor.
+      max_bytes: of all arrays of the file; None for the usual limit, as ``load_file`` has it.
 
     Returns:
       What ``inspect_file`` gives.
 
     Raises:
-      FormatError: it is damaged; the message names the tensor and the chunk.
+      FormatError: it is damaged, and the message names the tensor and the chunk; or it is too large.
       OSError: it cannot be read.
 
     >>> import tempfile, os, jax.numpy as jnp
@@ -276,6 +274,6 @@ def verify_file(path: str | os.PathLike[str], *, progress: Progress = silent) ->
     True
     """
     with opened(path) as checkpoint:
-        for name, array in load(checkpoint.leaves, checkpoint.leaves):
+        for name, array in load(checkpoint, max_bytes=max_bytes):
             progress(name, array.nbytes)
         return info_of(checkpoint)

@@ -25,6 +25,7 @@ class Index(NamedTuple):
     files: list[Path]
     weight_map: dict[str, str] | None  # the file of each tensor; None: a checkpoint of one file
     rest: dict[str, Any]  # what else the index says
+    named: dict[str, list[str]]  # the tensors that the index says are in each file
 
     def tensors_of(self, file: File, held: Collection[str] | None = None) -> list[str]:
         """The tensors of an open file that belong to the checkpoint, in the order of their data.
@@ -38,7 +39,7 @@ class Index(NamedTuple):
         held, name = file.header.entries if held is None else held, Path(file.path).name
         if self.weight_map is None:
             return list(held)
-        missing = [t for t, f in self.weight_map.items() if f == name and t not in held]
+        missing = [t for t in self.named.get(name, ()) if t not in held]
         if missing:
             raise FormatError(f"{file.path}: has no tensor {missing[0]!r:.200}, which the index says is in it")
         return [t for t in held if self.weight_map.get(t, name) == name]
@@ -53,7 +54,7 @@ def index_of(path: str | os.PathLike[str]) -> Index:
     """
     path = Path(path)
     if path.suffix != ".json":
-        return Index([path], None, {})
+        return Index([path], None, {}, {})
     try:
         rest = json.loads(path.read_text("utf-8"))
         weight_map = rest.pop("weight_map")
@@ -69,7 +70,10 @@ def index_of(path: str | os.PathLike[str]) -> Index:
             raise FormatError(f"{path}: names the file {name!r}, which is not there")
     if not isinstance(rest.get("metadata") or {}, dict):
         raise FormatError(f"{path}: its metadata is no object")
-    return Index([path.parent / name for name in names], weight_map, rest)
+    named: dict[str, list[str]] = {}
+    for tensor, name in weight_map.items():
+        named.setdefault(name, []).append(tensor)
+    return Index([path.parent / name for name in names], weight_map, rest, named)
 
 
 class Plan(NamedTuple):

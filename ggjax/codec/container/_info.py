@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ggjax.codec.container._sources import Checkpoint
 
 
+_END = 1 << 64
+
+
 class TensorInfo(NamedTuple):
     """A tensor of a file, without its data; of small leaves that are stored together, one of them."""
 
@@ -100,8 +103,11 @@ def _infos(name: str, entry: Entry, t: dict[str, Any]) -> Iterator[TensorInfo]:
     if quantizer and not problem:
         params = t.get("params", {})
         step = params.get("step")
-        if step is not None and type(step) not in (int, float):
+        if step is not None and not _is_number(step):
             raise ValueError(f"a step that is no number: {step!r:.50}")
+        listed = [x for v in params.values() for x in (v if isinstance(v, list) else [v])]
+        if not all(map(_is_number, listed)):
+            raise ValueError("expected parameters that are numbers")
         columns = t.get("parts", {}).values()
         parts = len(set(t["grid"]["parts"])) if "grid" in t else max(map(len, columns), default=1)
     ends = [0, *itertools.accumulate(math.prod(s) for _, s in leaves)]
@@ -114,4 +120,14 @@ def _infos(name: str, entry: Entry, t: dict[str, Any]) -> Iterator[TensorInfo]:
 
 
 def _is_shape(x: Any) -> bool:
-    return isinstance(x, list) and all(type(n) is int and n >= 0 for n in x)
+    """Whether this is a shape, of a size below 2^64: products of longer numbers could take hours."""
+    size = 1
+    for n in x if isinstance(x, list) else [-1]:
+        if type(n) is not int or not 0 <= n < _END or (size := size * n) >= _END:
+            return False
+    return True
+
+
+def _is_number(x: Any) -> bool:
+    """Whether this is a number that can be shown as a float."""
+    return type(x) in (int, float) and abs(x) < 2.0**1000

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ggjax.codec._coded import Meta
-from ggjax.codec.container._body import MOST_RATIO, MOST_SMALL, NO_CRC, PART, VERSION, Body
+from ggjax.codec.container._body import NO_CRC, PART, VERSION, Body, may_be
 from ggjax.codec.entropy import _models
 from ggjax.codec.quantize._quantizers import QUANTIZERS
 
@@ -50,7 +50,7 @@ class Metadata(NamedTuple):
 
     body: Body  # as it stands in the file
     tensors: dict[str, Stored]
-    tables: list[np.ndarray]
+    tables: dict[int, np.ndarray]  # those that are used, by their number
 
     @property
     def save(self) -> str:
@@ -121,7 +121,7 @@ def dump(
     body |= {n: v for n, v in (("original", original), ("save", save)) if v}
     text = as_json(body).encode()
     data = zlib.compress(text, 9)
-    if len(text) > MOST_RATIO * len(data) + MOST_SMALL:
+    if not may_be(text, len(data)):
         data = zlib.compress(text, 0)
     return enveloped(base64.b64encode(data).decode(), len(text))
 

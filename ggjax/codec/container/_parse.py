@@ -8,6 +8,7 @@ from ggjax.codec.container._body import Body
 from ggjax.codec.container._header import FormatError, Header
 from ggjax.codec.container._metadata import Metadata, Stored
 from ggjax.codec.entropy import _models
+from ggjax.codec.entropy._coders import CODERS
 
 
 def load(path: Any, header: Header) -> Metadata:
@@ -26,28 +27,29 @@ def load(path: Any, header: Header) -> Metadata:
 
 
 def _metadata(path: Any, body: Body, header: Header) -> Metadata:
-    tables: list[Any] = [_models.unpack(base64.b64decode(t, validate=True)) for t in body.tables]
     stored = {}
     for name, t in body.tensors.items():
         try:
             description = _version1.upgraded(t) if body.version == 1 else t
             if body.version != 1 and isinstance(t, dict) and "side" in (t.get("sections") or ()):
                 raise ValueError("no section is named 'side'")
-            stored[name] = _descriptions.read(name, description, header.entries[name], len(tables))
+            stored[name] = _descriptions.read(name, description, header.entries[name], len(body.tables))
         except ValueError as e:
             raise FormatError(f"{path}: tensor {name!r:.200}: {e}") from None
-    _check_tables(stored, len(tables))
+    used = _tables_of(body, stored)
     _check_leaves(stored)
+    tables = {i: _models.unpack(base64.b64decode(body.tables[i], validate=True)) for i in used}
     return Metadata(body, stored, tables)
 
 
-def _check_tables(stored: dict[str, Stored], tables: int) -> None:
-    """Every table is used, as far as this version can tell."""
-    if any(s.problem for s in stored.values()):
-        return
-    used = {p.table for s in stored.values() if s.meta for p in s.meta.parts}
-    if len(used | {0}) < tables:
-        raise ValueError(f"{tables} tables, of which {len(used)} are used")
+def _tables_of(body: Body, stored: dict[str, Stored]) -> list[int]:
+    """The tables that are used: in version 2 all of them, as far as this reader can tell."""
+    metas = [s.meta for s in stored.values() if s.meta and CODERS[s.meta.coder].has_tables]
+    used = {p.table for meta in metas for p in meta.parts}
+    may_be_idle = body.version == 1 or any(s.problem for s in stored.values())
+    if len(used) < len(body.tables) and not may_be_idle:
+        raise ValueError(f"{len(body.tables)} tables, of which {len(used)} are used")
+    return sorted(used)
 
 
 def _check_leaves(stored: dict[str, Stored]) -> None:

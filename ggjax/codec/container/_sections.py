@@ -1,6 +1,6 @@
 """The bytes of a coded tensor: classes, exceptions and steps, then its chunks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def _bytes_of(c: Coded, code: Code, raw: np.ndarray) -> bytes:
     return b"".join(as_bytes(s) for s in (*lanes, code.words, raw))
 
 
-def coded_of(where: str, s: Stored, data: np.ndarray, tables: list[np.ndarray]) -> Coded:
+def coded_of(where: str, s: Stored, data: np.ndarray, tables: Mapping[int, np.ndarray]) -> Coded:
     """The coded array of a tensor's bytes.
 
     Raises:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from ggjax.codec import _decode
 from ggjax.codec._coded import Coded
 from ggjax.codec._groups import index_groups
-from ggjax.codec.container import _body, _parse, _safetensors, _sections
+from ggjax.codec.container import _body, _cover, _limits, _parse, _safetensors, _sections
 from ggjax.codec.container._dtypes import DTYPES, as_array, nbytes_of
 from ggjax.codec.container._header import FormatError
 from ggjax.codec.container._index import Index, index_of
@@ -22,6 +23,9 @@ from ggjax.codec.entropy._chunks import Damaged
 GROUP = 1 << 22
 """Tensors are read and decoded together up to so many weights."""
 
+PER_CHUNK = 1 << 10
+"""A chunk counts as so many weights more: objects that it takes while it is decoded."""
+
 
 class Source(NamedTuple):
     """Where a block of a leaf is: a tensor of a file."""
@@ -29,12 +33,17 @@ class Source(NamedTuple):
     file: File
     name: str  # of the tensor
     stored: Stored | None  # None: a tensor of a plain file
-    tables: list[np.ndarray]
+    tables: Mapping[int, np.ndarray]
     small: tuple[int, tuple[int, ...]] | None = None  # where a small leaf begins in its tensor, and its shape
 
     @property
     def where(self) -> str:
         return f"{self.file.path}: tensor {self.name!r}"
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What sources in one tensor have in common."""
+        return id(self.file), self.name
 
     @property
     def dtype(self) -> str:
@@ -57,6 +66,7 @@ class Source(NamedTuple):
 class Checkpoint(NamedTuple):
     """An open checkpoint, of one file or of several."""
 
+    path: Any
     leaves: dict[str, list[Source]]
     files: list[tuple[File, Metadata | None]]
 
@@ -91,7 +101,7 @@ def opened(path: str | os.PathLike[str], *, plain: bool = False, partial: bool =
         if not partial:
             for leaf, sources in leaves.items():
                 _check_cover(path, leaf, sources)
-        yield Checkpoint(leaves, files)
+        yield Checkpoint(path, leaves, files)
 
 
 def names_of(index: Index, file: File, meta: Metadata | None) -> set[str]:
@@ -106,7 +116,7 @@ def _in_order(file: File, meta: Metadata | None, names: set[str]) -> list[tuple[
     separate: list[tuple[str, Source]] = []
     for name in file.header.entries:
         stored = meta.tensors[name] if meta else None
-        source = Source(file, name, stored, meta.tables if meta else [])
+        source = Source(file, name, stored, meta.tables if meta else {})
         if stored is None or not stored.leaves:
             separate.append((stored.leaf if stored else name, source))
             continue
@@ -128,31 +138,31 @@ def _check_cover(path: Any, name: str, sources: list[Source]) -> None:
         return
     first = blocks[0]
     same = len(blocks) == len(sources) and all((b.full, b.dtype) == (first.full, first.dtype) for b in blocks)
-    filled = sum(math.prod(b.shape) for b in blocks) == math.prod(first.full)
-    if not same or not filled or _overlap(blocks):
+    places = [(b.start, b.shape) for b in blocks if b.start is not None]
+    if not same or not _cover.fill(first.full, places):
         raise FormatError(f"{path}: the {len(blocks)} blocks of leaf {name!r} do not fill it")
 
 
-def _overlap(blocks: list[Stored]) -> bool:
-    """Whether any two blocks have an element in common."""
-    starts = np.array([b.start for b in blocks], np.int64).reshape(len(blocks), -1)
-    ends = starts + np.array([b.shape for b in blocks], np.int64).reshape(starts.shape)
-    for i in range(len(blocks) - 1):
-        apart = (starts[i + 1 :] >= ends[i]) | (ends[i + 1 :] <= starts[i])
-        if not apart.any(1).all():
-            return True
-    return False
-
-
-def load(leaves: Mapping[str, list[Source]], names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def load(
+    checkpoint: Checkpoint, names: Iterable[str] | None = None, max_bytes: float | None = None
+) -> Iterator[tuple[str, Any]]:
     """(name, array, or ``Opaque``) of leaves, a few decoded at a time.
 
+    Args:
+      checkpoint: an open one.
+      names: of the leaves; None for all.
+      max_bytes: of all arrays; None for what is usual.
+
     Raises:
-      FormatError: a tensor is damaged.
+      FormatError: a tensor is damaged, or all of them take more than ``max_bytes``.
     """
-    sizes = [(n, math.prod(leaves[n][0].full)) for n in names]
-    for group in index_groups(sizes, GROUP):
-        arrays = iter(_arrays([s for n in group for s in leaves[n]]))
+    leaves = checkpoint.leaves
+    names = list(leaves if names is None else names)
+    check_size(checkpoint, names, max_bytes)
+    waiting = Counter(s.key for n in names for s in leaves[n] if s.small)
+    packs: dict[tuple[int, str], np.ndarray] = {}
+    for group in index_groups(list(_costs(leaves, names)), GROUP):
+        arrays = iter(_arrays([s for n in group for s in leaves[n]], packs, waiting))
         for n in group:
             blocks = [(s, next(arrays)) for s in leaves[n]]
             if len(blocks) == 1:
@@ -165,20 +175,47 @@ def load(leaves: Mapping[str, list[Source]], names: Iterable[str]) -> Iterator[t
             yield n, out
 
 
+def check_size(checkpoint: Checkpoint, names: Iterable[str], max_bytes: float | None) -> None:
+    """Raise FormatError where the tensors that some leaves are in take more bytes than they may."""
+    tensors = {s.key: s._replace(small=None) for n in names for s in checkpoint.leaves[n]}
+    nbytes = sum(nbytes_of(s.dtype, s.shape) for s in tensors.values())
+    size = sum(os.fstat(file.handle.fileno()).st_size for file, _ in checkpoint.files)
+    _limits.check(checkpoint.path, nbytes, size, max_bytes)
+
+
+def _costs(leaves: Mapping[str, list[Source]], names: list[str]) -> Iterator[tuple[str, int]]:
+    """(name, what it takes to decode it, in weights); small leaves of one tensor are decoded with the first."""
+    seen = set()
+    for n in names:
+        new = {s.key: s._replace(small=None) for s in leaves[n] if s.key not in seen}
+        seen.update(new)
+        chunks = sum(len(s.stored.chunks) for s in new.values() if s.stored)
+        yield n, PER_CHUNK * chunks + sum(math.prod(s.shape) for s in new.values())
+
+
 def plain_bytes(checkpoint: Checkpoint) -> int:
     """The bytes of all tensors before compression."""
     return sum(nbytes_of(s.dtype, s.shape) for sources in checkpoint.leaves.values() for s in sources)
 
 
-def _arrays(sources: list[Source]) -> list[np.ndarray]:
-    """The arrays of blocks, decoded together; a tensor of several small leaves once."""
-    places: dict[tuple[int, str], int] = {}
-    tensors: list[Source] = []
+def _arrays(
+    sources: list[Source], packs: dict[tuple[int, str], np.ndarray], waiting: Counter[tuple[int, str]]
+) -> list[np.ndarray]:
+    """The arrays of blocks, decoded together; a tensor of several small leaves once for all of them.
+
+    ``packs`` has those tensors whose leaves are still wanted, ``waiting`` how many of them.
+    """
+    new = {s.key: s for s in sources if s.key not in packs}
+    read = dict(zip(new, _tensors(list(new.values())), strict=True))
+    packs.update((key, read[key]) for key, s in new.items() if s.small)
+    out = []
     for s in sources:
-        if places.setdefault((id(s.file), s.name), len(tensors)) == len(tensors):
-            tensors.append(s)
-    read = _tensors(tensors)
-    return [_part_of(read[places[id(s.file), s.name]], s) for s in sources]
+        out.append(_part_of(packs[s.key] if s.small else read[s.key], s))
+        if s.small:
+            waiting[s.key] -= 1
+            if not waiting[s.key]:
+                del packs[s.key]
+    return out
 
 
 def _part_of(array: np.ndarray, s: Source) -> np.ndarray:

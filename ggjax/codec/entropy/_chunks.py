@@ -154,6 +154,6 @@ def _decode_batch(chunks: Sequence[Chunk]) -> list[np.ndarray]:
         lane = int(np.argmin(good))
         where = next(c.where for place, c in zip(b.places, chunks, strict=True) if lane < place.stop)
         raise Damaged(f"{where}: its lanes do not end as an encoder begins")
-    # Copies: a view of one lane would keep the whole tile.
+    # Copies: a view, even of a single token, would keep the whole tile.
     tokens = (_lanes.from_lanes(tile[:, p], c.size) for p, c in zip(b.places, chunks, strict=True))
-    return [np.ascontiguousarray(t) for t in tokens]
+    return [np.array(t) for t in tokens]

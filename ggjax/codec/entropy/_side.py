@@ -6,6 +6,9 @@ import numpy as np
 
 from ggjax.codec.entropy import _golomb
 
+_PIECE = 1 << 16
+"""Numbers that are read at a time: as Python's, they take far more memory than as bytes."""
+
 
 def pack(steps: Any, rows: int) -> bytes:
     """Four bytes and then bits: for the steps of rows, which come first, and for those of columns their centre
@@ -34,10 +37,11 @@ def unpack(data: bytes, rows: int, columns: int) -> np.ndarray:
     if len(bits) < rows + columns:
         raise ValueError(f"{len(bits)} bits, expected one or more for each of {rows + columns} steps")
     for number, centre, order in ((rows, *data[:2]), (columns, *data[2:4])):
-        values, place = _golomb.read(bits, place, number, order)
-        out.append(np.array(values, np.int64) + ((centre + 128) % 256 - 128))
+        for i in range(0, number, _PIECE):
+            values, place = _golomb.read(bits, place, min(_PIECE, number - i), order)
+            steps = np.array(values, np.int64) + ((centre + 128) % 256 - 128)
+            if (np.abs(steps) > 127).any():
+                raise ValueError("a step beyond 127 eighths of an octave")
+            out.append(steps.astype(np.int8))
     _golomb.check_end(bits, place)
-    steps = np.concatenate(out)
-    if (np.abs(steps) > 127).any():
-        raise ValueError("a step beyond 127 eighths of an octave")
-    return steps.astype(np.int8)
+    return np.concatenate(out)

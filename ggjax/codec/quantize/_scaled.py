@@ -56,12 +56,14 @@ def _weights_of(levels: Any, params: Scaled, dtype: str, numbers: Any) -> Any:
         out = clipped(levels.astype(jnp.float32) * jnp.asarray(table)[place], dtype)
     else:
         out = np.empty(levels.shape, jnp.dtype(dtype))
+        several = max(_PIECE // (params.rows * params.columns), 1)  # small matrices at a time
         height = max(_PIECE // params.columns, 1)
-        for i in range(len(levels)):
+        for i in range(0, len(levels), several):
+            of = slice(i, i + several)
             for j in range(0, params.rows, height):
-                some = slice(j, j + height)
-                place = step_grid.place_of(rows[i : i + 1, some], columns[i : i + 1], limits[i : i + 1])[0]
-                out[i, some] = clipped(levels[i, some].astype(np.float32) * table[place], dtype)
+                some = of, slice(j, j + height)
+                place = step_grid.place_of(rows[some], columns[of], limits[of])
+                out[some] = clipped(levels[some].astype(np.float32) * table[place], dtype)
     order = params.order or tuple(range(len(params.shape)))
     back = sorted(range(len(order)), key=order.__getitem__)
     return out.reshape([params.shape[a] for a in order]).transpose(back)
