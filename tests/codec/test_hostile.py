@@ -146,7 +146,7 @@ def test_the_memory_of_a_process_that_reads_all_of_them():
         "named",
     ]
     for name, _, peak in rest:
-        assert int(peak) - int(before) < 250 << 10, f"{name}: {peak} KiB, at first {before}"
+        assert int(peak) - int(before) < 350 << 10, f"{name}: {peak} KiB, at first {before}"
 
 
 def test_a_token_keeps_no_more_than_itself():
