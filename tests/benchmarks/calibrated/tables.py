@@ -71,7 +71,7 @@ def rounding(sizes: Sequence[dict[str, Any]]) -> str:
     for x in sizes:
         n = x["size"]
         lines.append([f"{n} x {n}", f"{x['weights_per_second'] / 1e6:.1f}", f"{x['products']:.1f}"])
-    return "\n".join(_table(lines))
+    return "\n".join(table(lines))
 
 
 def _views(found: dict[str, Any]) -> list[tuple[str, list[str], Callable[[Point], float], Sequence[float]]]:
@@ -100,7 +100,7 @@ def _frontiers(
         bits = measure.bits_at_all(row["points"], cost, targets)
         cells = [_with_share(b, u) if row is not base else _number(b) for b, u in zip(bits, least, strict=True)]
         lines.append([NAMES.get(row["arm"], row["arm"]), str(row["batches"] or ""), *cells])
-    return _table(lines)
+    return table(lines)
 
 
 def _asked(found: dict[str, Any]) -> list[str]:
@@ -123,7 +123,7 @@ def _asked(found: dict[str, Any]) -> list[str]:
                     f"{p['ear']:.4f}",
                 ]
             lines.append(own + ratios)
-    return ["Asked and measured", "", *_table(lines), ""] if len(lines) > 1 else []
+    return ["Asked and measured", "", *table(lines), ""] if len(lines) > 1 else []
 
 
 def _number(x: float) -> str:
@@ -134,7 +134,7 @@ def _with_share(x: float, base: float) -> str:
     return _number(x) if math.isnan(x / base) else f"{x:.3f} ({x / base:.2f}x)"
 
 
-def _table(lines: list[list[str]]) -> list[str]:
+def table(lines: list[list[str]]) -> list[str]:
     lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
