@@ -10,6 +10,7 @@ import pytest
 
 from ggjax.app import _training
 from tests.benchmarks import arms, arms_report
+from tests.benchmarks.calibrated import summary
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -67,6 +68,12 @@ def test_the_arms_are_those_of_their_last_run():
     settings = dict(found["settings"])
     del settings["parameters"]
     assert settings == arms.used(_training.FULL)
+
+
+def test_the_calibrated_tables_are_those_of_their_last_run():
+    found = json.loads((ROOT / "tests/benchmarks/calibrated.json").read_text())
+    tables = README.split("<!-- calibrated tables -->")[1].split("<!-- end of calibrated tables -->")[0]
+    assert tables.strip() == summary.markdown(found).strip()
 
 
 def test_the_demo_begins_with_what_the_arms_chose():

@@ -51,7 +51,7 @@ def measure(
     """
     known = known_of(params, text, s)
     points = []
-    for bits in BITS:
+    for bits in BITS[:: -(-len(BITS) // s.calibrated)]:
         small = codec.compress(params, bits=bits, sensitivity=known)
         loss = loss_of(codec.decompress(small))
         points.append({"model": name, "asked": bits, "bits": 8 * small.nbytes / size(params), "loss": loss})

@@ -21,7 +21,7 @@ into the output folder
   results.json   the same numbers: "table", "frontier", "saved" (bits at equal loss), "settings"
   *.ggjax.safetensors   the models, compressed
 
-Takes 5 to 6 minutes on 2 cores, --quick less than one. Needs the demo extra: pip install 'ggjax[demo]'."""
+Takes some 6 minutes on 2 cores, --quick two. Needs the demo extra: pip install 'ggjax[demo]'."""
 
 COMPRESS = """\
 Compress a .safetensors checkpoint of any model to a smaller file, which any safetensors reader can list.

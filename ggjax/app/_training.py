@@ -33,11 +33,14 @@ class Settings(NamedTuple):
     strength: float = 0.02  # of BackSlash, chosen likewise
     fine_tune: float = 0.3  # the share of the steps, at the end, that run without BackSlash
     post_learning_rate: float = 1e-4
+    calibrated: int = 8  # points of the frontier of each calibrated model, at most so many
     seed: int = 0
 
 
 FULL = Settings()
-QUICK = Settings(steps=200, post_steps=40, test_windows=128, strength=0.12)  # stronger, as there are few steps
+QUICK = Settings(  # a stronger pull, as there are few steps
+    steps=200, post_steps=40, test_windows=128, strength=0.12, calibrated=3
+)
 
 
 def train_all(text: _lm.Text, s: Settings, report: Report) -> dict[str, Any]:

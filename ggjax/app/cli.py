@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         description=_help.DEMO,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    demo.add_argument("--quick", action="store_true", help="a short training, in less than a minute")
+    demo.add_argument("--quick", action="store_true", help="a short training, in two minutes")
     demo.add_argument(
         "-o",
         "--out",

@@ -47,12 +47,12 @@ def in_bits(leaves: dict[str, Any], state: Sensitivity, room: float, coder: str)
         if attempt:
             _, constant, _ = _search.bits_again(found.known, asked, cap=found.cap, start=found.constant)
             found = _search.at(found.known, found.cap, constant)
-        coded = _coded(found, coder)
-        taken = 8.0 * sum(x.nbytes for x in coded.values())
+        new = _coded(found, coder)
+        taken = 8.0 * sum(x.nbytes for x in new.values())
         if most < taken <= room:
-            best, most = coded, taken
+            best, most = new, taken
         if taken <= room and taken >= (1 - SPARE) * room:
-            return coded
+            return new
         asked += (room - taken) / size - MARGIN * attempt * asked
         if asked <= 0:
             break
@@ -105,13 +105,18 @@ def _measured(known: Planned, loss_rise: float, measured: Callable[[dict[str, An
 
 
 def _coded(found: Found, coder: str) -> dict[str, Any]:
+    return coded(found.known.leaves, found.levels, found.rises, coder)
+
+
+def coded(
+    leaves: dict[str, Any], levels: dict[str, Levels], rises: dict[str, float], coder: str
+) -> dict[str, Any]:
     """The rounded leaves, each ``Coded``, ``Blocks`` or as it is where it is not worth coding."""
-    leaves, rises = found.known.leaves, found.rises
     out: dict[str, Any] = dict(leaves)
     with outside_trace():
         work: list[tuple[str, int, Callable[[], _encode.Tokens]]] = []
         frames: dict[str, Any] = {}
-        for name, q in found.levels.items():
+        for name, q in levels.items():
             leaf = leaves[name]
             blocks = host_blocks_of(_like(q, leaf))
             if len(blocks) != 1 or blocks[0][1].shape != leaf.shape:

@@ -12,7 +12,7 @@ from ggjax.codec._host import outside_trace
 from ggjax.codec._meet import Taken, meet
 from ggjax.codec._options import Options, Per, is_of_all, kept_losslessly
 from ggjax.codec.quantize._quantizers import QUANTIZERS
-from ggjax.sensitivity import Sensitivity
+from ggjax.sensitivity import Rounded, Sensitivity
 
 
 def compress(
@@ -51,7 +51,9 @@ def compress(
     Lossless, the last three are coded where they have at most 255 distinct values.
 
     Args:
-      params: a tree of arrays (outside jit). Sharded leaves are coded shard by shard.
+      params: a tree of arrays (outside jit). Sharded leaves are coded shard by shard. Or what
+        ``sensitivity.round_to`` or ``compensate`` made of one: its levels are coded, and other floating leaves
+        losslessly; of the options it takes ``coder`` only.
       step: round weights to multiples of this, from 2^-120 to 2^100, in their units.
       bits: never more than so many bits per parameter, and less than that by at most 1 % or 0.02 bits where the
         values allow. What counts: with the default mask all floating leaves, those that are kept included; with
@@ -99,6 +101,13 @@ def compress(
     >>> bool(jnp.abs(decompress(small)["w"] - w).max() <= 0.125), small.nbytes < w.nbytes / 8
     (True, True)
     """
+    if isinstance(params, Rounded):
+        asked = {"step": step, "bits": bits, "snr_db": snr_db, "step_per_std": step_per_std, "rf8": rf8}
+        asked |= {"lossless": lossless, "loss_rise": loss_rise, "sensitivity": sensitivity, "loss": loss}
+        odd = [n for n, v in asked.items() if v not in (None, False)]
+        if odd:
+            raise ValueError(f"the tree is rounded already: {' and '.join(odd)} cannot be asked of it")
+        return _rounded(params, _options.checked(lossless=True, coder=coder))
     given = _options.of(
         step=step,
         bits=bits,
@@ -143,6 +152,17 @@ def compress(
 
     meet(known, given, code_all)
     return Compressed(flat.replace(out))
+
+
+def _rounded(given: Rounded, lossless: Options) -> Compressed:
+    """What ``sensitivity.round_to`` gives, in its coded form."""
+    flat = trees.flatten(given.params, None, needs_weights=False)
+    names, leaves = flat.weight_names(), flat.weights()
+    options = [None if n in given.levels else lossless for n in names]
+    out = dict(zip(names, code_in_groups(names, leaves, options), strict=True))
+    chosen = {n: x for n, x in zip(names, leaves, strict=True) if n in given.levels}
+    out |= _calibrated.coded(chosen, given.levels, given.rises, lossless.coder)
+    return Compressed(flat.replace(out[n] for n in names))
 
 
 def _calibrated_to(

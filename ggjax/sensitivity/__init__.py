@@ -8,9 +8,11 @@ that it works for any function of a tree of arrays).
 
 ``estimate`` makes a ``Sensitivity`` from a model and some batches, without labels; ``init`` and ``update`` do
 it inside a loop of one's own; ``from_second_moments`` takes what Adam knows already. ``predict`` then tells
-what any change of the weights costs, and ``round_to`` rounds them so that it costs least.
+what any change of the weights costs, and ``round_to`` rounds them so that it costs least; ``compensate`` does
+so leaf after leaf, and lets later leaves make good the errors of earlier ones.
 """
 
+from ggjax.sensitivity._compensate import compensate as compensate
 from ggjax.sensitivity._estimate import estimate as estimate
 from ggjax.sensitivity._file import load as load
 from ggjax.sensitivity._file import save as save

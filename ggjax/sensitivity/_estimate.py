@@ -3,17 +3,16 @@
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ggjax._internal import trees
-from ggjax.sensitivity import _state, _trials, _views
+from ggjax.sensitivity import _outputs, _state, _trials, _views
+from ggjax.sensitivity._outputs import Output
 from ggjax.sensitivity._state import Sensitivity
-
-Output: TypeAlias = Literal["logits", "values"]
 
 
 def estimate(
@@ -108,8 +107,8 @@ def estimate(
 
     @jax.jit
     def divergences(weights: list[Any], new: list[Any], rest: list[Any], batch: Any) -> jax.Array:
-        before, after = (_floating(apply(tree_of(w, rest), batch)) for w in (weights, new))
-        return _divergences(before, after, output)
+        before, after = (_outputs.floating(apply(tree_of(w, rest), batch)) for w in (weights, new))
+        return _outputs.divergences(before, after, output)
 
     def cost(tree: Any) -> np.ndarray:
         """How far the outputs of other weights diverge, for every example that is held."""
@@ -143,7 +142,7 @@ def _gradient(
     """(the gradient of a random objective whose covariance is the Fisher or Gauss-Newton matrix, examples)."""
 
     def objective(weights: list[Any]) -> tuple[jax.Array, int]:
-        leaves = _floating(outputs_of(weights))
+        leaves = _outputs.floating(outputs_of(weights))
         total = jnp.zeros(())
         for x, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
             if output == "logits":
@@ -152,38 +151,9 @@ def _gradient(
                 total += chosen.sum()
             else:
                 total += jnp.sum(x * jax.random.normal(k, x.shape))
-        return total, _examples(leaves, output)
+        return total, _outputs.examples_of(leaves, output)
 
     return jax.grad(objective, has_aux=True)(weights)
-
-
-def _floating(outputs: Any) -> list[jax.Array]:
-    """The floating outputs of a model, as float32."""
-    leaves = [x for x in jax.tree.leaves(outputs) if jnp.issubdtype(jnp.result_type(x), np.floating)]
-    if not leaves or jnp.ndim(leaves[0]) == 0:
-        raise ValueError(
-            f"apply must give floating-point arrays whose first axis counts examples, got "
-            f"{[getattr(x, 'shape', x) for x in leaves]}"
-        )
-    return [x.astype(jnp.float32) for x in leaves]
-
-
-def _examples(outputs: list[jax.Array], output: Output) -> int:
-    shape = outputs[0].shape
-    return int(np.prod(shape[:-1] if output == "logits" else shape[:1]))
-
-
-def _divergences(before: list[jax.Array], after: list[jax.Array], output: Output) -> jax.Array:
-    """The Kullback-Leibler divergence of outputs, or half their squared error, of each example."""
-    total = jnp.zeros(_examples(before, output))
-    for old, new in zip(before, after, strict=True):
-        if output == "logits":
-            p, q = jax.nn.log_softmax(old), jax.nn.log_softmax(new)
-            each = jnp.sum(jnp.exp(p) * (p - q), -1)
-        else:
-            each = jnp.square(new - old) / 2
-        total += each.reshape(total.size, -1).sum(1) if each.size >= total.size else each.sum() / total.size
-    return total
 
 
 MOST_GROUPS = 16

@@ -62,17 +62,22 @@ def round_to(
         alone take, or a rise that no step reaches; weights that are not finite; a leaf that the state does not
         cover, or covers in another shape. The message names the leaf.
     """
-    if (bits is None) == (loss_rise is None):
-        raise ValueError(f"give one of bits and loss_rise, got bits={bits!r} and loss_rise={loss_rise!r}")
-    what, asked = ("bits", bits) if loss_rise is None else ("loss_rise", loss_rise)
-    trees.check_positive(what, asked)
-    asked = float(asked)  # type: ignore[arg-type]
+    what, asked = asked_of(bits, loss_rise)
     flat = trees.flatten(params, mask)
     chosen = {n: x for n, x in zip(flat.weight_names(), flat.weights(), strict=True) if x.size}
     known = _search.planned(chosen, state, damping)
-    found = (_search.to_rise if bits is None else _search.to_bits)(known, asked, cap=cap)
+    found = (_search.to_rise if what == "loss_rise" else _search.to_bits)(known, asked, cap=cap)
     levels = found.levels
     new = flat.replace(
         levels[n].values if n in levels else x for n, x in zip(flat.weight_names(), flat.weights(), strict=True)
     )
     return Rounded(new, levels, _counting.bits_of(levels) / known.size, found.rises)
+
+
+def asked_of(bits: float | None, loss_rise: float | None) -> tuple[str, float]:
+    """What is asked for, and how much of it; ValueError unless it is one of the two and positive."""
+    if (bits is None) == (loss_rise is None):
+        raise ValueError(f"give one of bits and loss_rise, got bits={bits!r} and loss_rise={loss_rise!r}")
+    what, asked = ("bits", bits) if loss_rise is None else ("loss_rise", loss_rise)
+    trees.check_positive(what, asked)
+    return what, float(asked)  # type: ignore[arg-type]

@@ -17,8 +17,12 @@ from ggjax._internal import scratch
 from ggjax.app import _signals, cli
 
 STOPPED = """
-import os, sys, time
+import os, signal, sys, time
 from ggjax.app import cli
+
+# Whoever runs the tests may ignore these (nohup, a background job), and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def stop(_):
     print("writing", flush=True)

@@ -175,7 +175,7 @@ def runner(cache: Path, workers: int) -> Iterator[Runner]:
 
 def used(s: Settings) -> dict[str, Any]:
     """The settings without those of the demo alone, and without those that the arm gives."""
-    unused = ("seed", "gg_shape", "xi", "strength", "post_steps", "post_learning_rate")
+    unused = ("seed", "gg_shape", "xi", "strength", "post_steps", "post_learning_rate", "calibrated")
     return {name: value for name, value in s._asdict().items() if name not in unused}
 
 

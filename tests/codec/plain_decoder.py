@@ -1,7 +1,7 @@
 """A decoder of compressed checkpoints in plain NumPy, written from ``ggjax/codec/FORMAT.md`` alone.
 
-It shares no code with the package and imports nothing of it: where both give the same bits, the specification
-says all that a decoder needs. The numbers in brackets are its sections. The machine must be little-endian.
+It imports nothing of the package: where both give the same bits, the specification says all that is needed.
+The numbers in brackets are its sections. The machine must be little-endian.
 """
 
 import base64
@@ -10,9 +10,9 @@ import math
 import zlib
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401  NumPy then knows bfloat16 by its name
 import numpy as np
 
+from tests.codec.plain_scaled import largest_of, scaled_weights
 from tests.codec.plain_streams import (
     check,
     decode_rans,
@@ -33,9 +33,6 @@ DTYPES = dict(
 )
 PART_COLUMNS = ("size", "base", "shift", "zeros", "table", "exceptions")
 CHUNK_TOKENS = 2**18
-SCALED_EIGHTHS = np.array(
-    [1, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081], np.float32
-)
 RF8_FRACTIONS = np.array([-1 / 4, -1 / 8, -1 / 16, 0, 1 / 16, 1 / 8, 1 / 4, 1 / 2], np.float32)
 
 
@@ -260,17 +257,7 @@ def decode_scaled(side, chunks, description, tables, shape, dtype):
         place = np.ix_(classes[0] == i, classes[1] == j)
         own, keys[part] = np.split(keys[part], [levels[place].size])
         levels[place] = own.view(np.int32).reshape(levels[place].shape)
-
-    steps = read_steps(side, b * m, b * n)
-    k = steps[: b * m].reshape(b, m, 1) + steps[b * m :].reshape(b, 1, n)
-    k = np.minimum(k, np.array(params["limits"]).reshape(b, 1, 1))
-    size = np.float32(params["step"]) * SCALED_EIGHTHS[k % 8]
-    size = np.ldexp(size, (k // 8).astype(np.int32))
-    with np.errstate(over="ignore", under="ignore"):
-        largest = np.float32(min(ml_dtypes.finfo(dtype).max.astype(np.float64), np.finfo(np.float32).max))
-        weights = np.clip(levels.reshape(b, m, n).astype(np.float32) * size, -largest, largest).astype(dtype)
-    order = params.get("order", list(range(len(shape))))
-    return weights.reshape([shape[axis] for axis in order]).transpose(np.argsort(order))
+    return scaled_weights(levels, read_steps(side, b * m, b * n), params, shape, dtype)
 
 
 def tokens_to_keys(tokens, raw, base, shift, exceptions):
@@ -292,9 +279,8 @@ def keys_to_weights(keys, zeros, dtype, description):
                 centroids = np.array([0, *params["centroids"]], np.float32)
                 index = np.minimum(np.abs(levels.astype(np.int64)), centroids.size - 1)
                 numbers = numbers + np.sign(numbers) * centroids[index]
-            largest = min(ml_dtypes.finfo(dtype).max.astype(np.float64), np.finfo(np.float32).max)
-            values = np.clip(numbers * np.float32(params["step"]), -np.float32(largest), np.float32(largest))
-            return values.astype(dtype)
+            largest = largest_of(dtype)
+            return np.clip(numbers * np.float32(params["step"]), -largest, largest).astype(dtype)
     if kind == "lossless":
         bits = 8 * dtype.itemsize
         check(int(keys.max()) < 1 << (bits - zeros), "a key of more bits than the weights have")

@@ -1,9 +1,10 @@
 """A small convolutional network with batch norms, for scikit-learn's digits: ``python -m
 tests.benchmarks.calibrated.digits``.
 
-It is trained here, in less than half a minute: 897 images of 8 x 8 to train (and to calibrate) on, shifted by
-up to one pixel, 300 for validation, 600 for testing. Like the mobile networks it ends in a wide convolution of
-1 x 1, so that it has batch norms of 1024 channels.
+It is trained here, in less than half a minute: 897 images of 8 x 8 to train on, shifted by up to one pixel, 300
+for validation and to calibrate on, 600 for testing. (Calibrated on the images that it was trained on, which it
+knows by heart, it would seem to bear 20 times more than it does.) Like the mobile networks it ends in a wide
+convolution of 1 x 1, so that it has batch norms of 1024 channels.
 """
 
 import functools
@@ -60,9 +61,9 @@ def data() -> Data:
     return Data(*(Examples(images[i], labels[i], np.ones(labels[i].shape, bool)) for i in parts))
 
 
-def drawn(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of images to train on, each shifted by up to one pixel, and their labels."""
-    x, y, _ = data().train
+def drawn(rng: np.random.Generator, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of images, each shifted by up to one pixel, and their labels."""
+    x, y, _ = examples
     which = rng.integers(0, len(y), BATCH)
     padded = np.pad(x[which], ((0, 0), (1, 1), (1, 1), (0, 0)))
     rows, columns = rng.integers(0, 3, (2, BATCH))
@@ -89,7 +90,7 @@ def train(seed: int = 0, steps: int = STEPS) -> Any:
     params, statistics = variables["params"], variables["batch_stats"]
     state, rng = tx.init(params), np.random.default_rng(seed)
     for _ in range(steps):
-        params, statistics, state = step(params, statistics, state, *drawn(rng))
+        params, statistics, state = step(params, statistics, state, *drawn(rng, data().train))
     return {"params": params, "batch_stats": statistics}
 
 
@@ -104,7 +105,7 @@ def load(seed: int = 0) -> Subject:
 
     def batches(number: int) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(1)
-        return (drawn(rng)[0] for _ in range(number))
+        return (drawn(rng, data().validation)[0] for _ in range(number))
 
     def quality(params: Any, split: Split) -> Quality:
         return subject.judged(apply, variables, params, [getattr(data(), split)])

@@ -9,7 +9,7 @@ text is docstrings of the standard library, of some modules to calibrate on, of 
 import ast
 import functools
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,11 +41,19 @@ class Tokens(NamedTuple):
     live: np.ndarray
 
 
-def apply(params: Any, tokens: Tokens) -> jax.Array:
-    """The last hidden states (texts, LENGTH, 384), 0 after the end of a text."""
+def apply(
+    params: Any, tokens: Tokens, see: Callable[[str, jax.Array], None] = lambda name, x: None
+) -> jax.Array:
+    """The last hidden states (texts, LENGTH, 384), 0 after the end of a text.
+
+    Args:
+      params, tokens: the weights, and texts.
+      see: called with the name and the inputs of every dense layer.
+    """
     ids, live = map(jnp.asarray, tokens)
 
     def dense(x: jax.Array, name: str) -> jax.Array:
+        see(name, x)
         return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
 
     def norm(x: jax.Array, name: str) -> jax.Array:

@@ -1,0 +1,211 @@
+"""Errors of one leaf made good by others: rounding leaf after leaf, with gradient descent in between."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ggjax import masks
+from ggjax._internal import trees
+from ggjax.sensitivity import _counting, _outputs, _search
+from ggjax.sensitivity._levels import Levels, round_leaf
+from ggjax.sensitivity._outputs import Output
+from ggjax.sensitivity._rounding import Rounded, asked_of
+from ggjax.sensitivity._search import CAP, DAMPING, Found, Planned
+from ggjax.sensitivity._state import Factors, Sensitivity
+
+SCALES = (0.03, 0.1, 0.3, 1.0)
+"""Of a step along the preconditioned gradient, those that are tried: 1 would reach the minimum if all leaves
+but one stayed as they are and the factors were exact."""
+
+BATCHES_A_STEP = 4
+
+
+class _Model(NamedTuple):
+    """What the descent needs of the model; leaves are dicts of arrays by name."""
+
+    divergence: Callable[[dict[str, Any], Any], jax.Array]  # of leaves, on a batch, from what the model was
+    gradient: Callable[[dict[str, Any], Any], dict[str, jax.Array]]
+    batches: list[Any]  # to descend by
+    judges: list[Any]  # to tell what was gained by
+
+
+def compensate(
+    apply: Callable[[Any, Any], Any],
+    params: Any,
+    batches: Iterable[Any],
+    state: Sensitivity,
+    *,
+    bits: float | None = None,
+    loss_rise: float | None = None,
+    output: Output = "logits",
+    groups: Sequence[Sequence[str]] | None = None,
+    steps: int = 2,
+    damping: float = DAMPING,
+    cap: float = CAP,
+    mask: trees.Mask = masks.kernels,
+    progress: Callable[[str, float], None] | None = None,
+) -> Rounded:
+    """Round the weights of a tree as ``round_to``, with errors of earlier leaves made good by later ones.
+
+    Leaves are rounded one after the other. After each, those that are still free move a few steps against the
+    gradient of the divergence between the outputs and those of the unrounded model, preconditioned by their
+    factors. It needs the model and batches again, and the time of some ten gradients a leaf; one program is
+    compiled for all of them. (The idea of quantizing each layer against what the quantized ones before it feed
+    it, as GPTQ and WaterSIC do it, arXiv 2603.04956, without knowing what a layer is.)
+
+    Args:
+      apply, params, output: as ``estimate`` has them.
+      batches: inputs, held in memory; those of the calibration will do. All of one shape. The last fifth only
+        tells what was gained; the more there are, the more is.
+      state: the sensitivity of the weights.
+      bits, loss_rise, damping, cap, mask: as in ``round_to``.
+      groups: the names of the leaves that are rounded together, in the order in which they are, best from the
+        input of the model to its output; None for every leaf by itself in the order of the tree. Leaves that
+        are not named come last.
+      steps: how many steps of descent follow each group.
+      progress: called after each group with the name of its last leaf and the divergence so far.
+
+    Returns:
+      A ``Rounded``, which ``codec.compress`` and ``save_file`` take. Its rises are those of ``round_to``,
+      lowered in the proportion in which the measured divergence was.
+
+    Raises:
+      ValueError: as ``round_to`` and ``estimate``; no batch; a group names a leaf that is not rounded.
+    """
+    what, asked = asked_of(bits, loss_rise)
+    flat = trees.flatten(params, mask)
+    chosen = {n: x for n, x in zip(flat.weight_names(), flat.weights(), strict=True) if x.size}
+    order = _groups_of(list(chosen), groups)
+    model = _model_of(apply, flat, list(chosen), batches, output)
+    known = _search.planned(chosen, state, damping)
+    found = (_search.to_rise if what == "loss_rise" else _search.to_bits)(known, asked, cap=cap)
+    inverses = {n: _inverse(f, float(known.examples.sum()), damping) for n, f in known.factors.items()}
+    levels, share = _descend(model, known, found, inverses, order, steps, progress)
+    if what == "loss_rise" and share > 0:  # once more, as coarse as what was gained allows
+        found = _search.near(found, asked / share)
+        levels, share = _descend(model, known, found, inverses, order, steps, progress)
+    names = flat.weight_names()
+    new = flat.replace(
+        levels[n].values if n in levels else x for n, x in zip(names, flat.weights(), strict=True)
+    )
+    rises = {n: share * r for n, r in found.rises.items()}
+    return Rounded(new, levels, _counting.bits_of(levels) / known.size, rises)
+
+
+def _groups_of(names: list[str], groups: Sequence[Sequence[str]] | None) -> list[list[str]]:
+    if groups is None:
+        return [[n] for n in names]
+    named = [n for group in groups for n in group]
+    for n in named:
+        if n not in names or named.count(n) > 1:
+            raise ValueError(
+                f"groups name {n!r} {named.count(n)} times, expected leaves that are rounded, once"
+            )
+    rest = [n for n in names if n not in named]
+    return [list(group) for group in groups if group] + ([rest] if rest else [])
+
+
+def _model_of(
+    apply: Callable[[Any, Any], Any], flat: trees.Flat, names: list[str], batches: Iterable[Any], output: Output
+) -> _Model:
+    held = [jax.tree.map(jnp.asarray, b) for b in batches]
+    if not held:
+        raise ValueError("batches is empty, expected at least one batch")
+    weights = flat.weights()
+    places = {n: i for i, n in enumerate(flat.weight_names())}
+
+    def mean(leaves: dict[str, Any], weights: list[Any], batch: Any) -> jax.Array:
+        new = list(weights)
+        for n, x in leaves.items():
+            new[places[n]] = x
+        before, after = (_outputs.floating(apply(flat.replace(w), batch)) for w in (weights, new))
+        return _outputs.divergences(before, after, output).mean()
+
+    value, slope = jax.jit(mean), jax.jit(jax.grad(mean))
+    judges = max(len(held) // 5, 1)
+    return _Model(
+        lambda x, b: value(x, weights, b),
+        lambda x, b: slope(x, weights, b),
+        held[:-judges] or held,
+        held[-judges:],
+    )
+
+
+def _descend(
+    model: _Model,
+    known: Planned,
+    found: Found,
+    inverses: dict[str, tuple[jax.Array, jax.Array]],
+    order: list[list[str]],
+    steps: int,
+    progress: Callable[[str, float], None] | None,
+) -> tuple[dict[str, Levels], float]:
+    """(levels of all leaves, the share of the divergence of ``found`` that is left)."""
+
+    def mean(leaves: dict[str, Any], batches: Sequence[Any]) -> float:
+        return sum(float(model.divergence(leaves, b)) for b in batches) / len(batches)
+
+    def turn(first: int) -> list[Any]:
+        return [model.batches[i % number] for i in range(first, first + some)]
+
+    number, seen = len(model.batches), 0
+    some = min(BATCHES_A_STEP, number)
+    levels: dict[str, Levels] = {}
+    leaves = dict(known.leaves)
+    free = set(leaves)
+    for group in order:
+        for n in group:
+            plan = found.known.plans[n]
+            levels[n] = round_leaf(
+                leaves[n], plan[1:], found.constant, found.cap, known.factors[n].view, plan.along_rows
+            )
+            leaves[n] = levels[n].values
+            free.discard(n)
+        left = mean(leaves, turn(seen))
+        for _ in range(steps if free else 0):
+            now, then = turn(seen), turn(seen + some)
+            seen += some
+            slopes = [model.gradient(leaves, b) for b in now]
+            total = functools.reduce(functools.partial(jax.tree.map, jnp.add), slopes)
+            way = {n: _preconditioned(total[n] / some, *inverses[n], known.factors[n].view) for n in free}
+            best, left = leaves, mean(leaves, then)
+            for scale in SCALES:
+                moved = leaves | {
+                    n: (trees.wide(leaves[n]) - scale * d).astype(leaves[n].dtype) for n, d in way.items()
+                }
+                value = mean(moved, then)
+                if not value < left:
+                    break
+                best, left = moved, value
+            if best is leaves:
+                break
+            leaves = best
+        if progress is not None:
+            progress(group[-1], left)
+    plain = mean({n: q.values for n, q in found.levels.items()}, model.judges)
+    return levels, min(mean(leaves, model.judges) / plain, 1.0) if plain > 0 else 1.0
+
+
+def _inverse(f: Factors, examples: float, damping: float) -> tuple[jax.Array, jax.Array]:
+    """The inverses of the damped factors of a leaf, so scaled that together they invert its curvature."""
+    _, m, n = f.view.sizes
+    rows, columns, total = f.summed(slice(None))
+    trace = jnp.where(total > 0, total, 1)
+
+    def inverse(x: jax.Array, size: int) -> jax.Array:
+        x = x * (size / trace).reshape(-1, *(1,) * (x.ndim - 1))
+        return jnp.linalg.inv(x + damping * jnp.eye(size)[None]) if x.ndim == 3 else 1 / (x + damping)
+
+    scale = jnp.where(total > 0, m * n * examples / trace, 0)
+    first = inverse(rows, m)
+    return first * scale.reshape(-1, *(1,) * (first.ndim - 1)), inverse(columns, n)
+
+
+@functools.partial(jax.jit, static_argnames="view")
+def _preconditioned(slope: jax.Array, rows: jax.Array, columns: jax.Array, view: Any) -> jax.Array:
+    g = view.matrices(trees.wide(slope))
+    g = rows @ g if rows.ndim == 3 else rows[:, :, None] * g
+    return view.leaf(g @ columns if columns.ndim == 3 else g * columns[:, None, :])

@@ -1,0 +1,43 @@
+"""The outputs of a model, and how far those of two models diverge."""
+
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Output: TypeAlias = Literal["logits", "values"]
+
+
+def floating(outputs: Any) -> list[jax.Array]:
+    """The floating outputs of a model, as float32.
+
+    Raises:
+      ValueError: there is none, or the first has no axis.
+    """
+    leaves = [x for x in jax.tree.leaves(outputs) if jnp.issubdtype(jnp.result_type(x), np.floating)]
+    if not leaves or jnp.ndim(leaves[0]) == 0:
+        raise ValueError(
+            f"apply must give floating-point arrays whose first axis counts examples, got "
+            f"{[getattr(x, 'shape', x) for x in leaves]}"
+        )
+    return [x.astype(jnp.float32) for x in leaves]
+
+
+def examples_of(outputs: list[jax.Array], output: Output) -> int:
+    """How many examples some outputs are."""
+    shape = outputs[0].shape
+    return int(np.prod(shape[:-1] if output == "logits" else shape[:1]))
+
+
+def divergences(before: list[jax.Array], after: list[jax.Array], output: Output) -> jax.Array:
+    """The Kullback-Leibler divergence of outputs, or half their squared error, of each example."""
+    total = jnp.zeros(examples_of(before, output))
+    for old, new in zip(before, after, strict=True):
+        if output == "logits":
+            p, q = jax.nn.log_softmax(old), jax.nn.log_softmax(new)
+            each = jnp.sum(jnp.exp(p) * (p - q), -1)
+        else:
+            each = jnp.square(new - old) / 2
+        total += each.reshape(total.size, -1).sum(1) if each.size >= total.size else each.sum() / total.size
+    return total
