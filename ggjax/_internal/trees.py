@@ -5,7 +5,7 @@ numbers, PRNG keys, functions, strings) passes through every function of this pa
 and ``optax.MaskedNode``, which hold no leaf at all.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -38,6 +38,25 @@ class Flat(NamedTuple):
         new = iter(weights)
         pairs = zip(self.leaves, self.selected, strict=True)
         return self.treedef.unflatten([next(new) if s else x for x, s in pairs])
+
+    def with_named(self, new: Mapping[str, Any]) -> PyTree:
+        """The tree with those of its selected leaves replaced whose names are given."""
+        pairs = zip(self.weight_names(), self.weights(), strict=True)
+        return self.replace(new.get(n, x) for n, x in pairs)
+
+    def other_arrays(self) -> list[Any]:
+        """The arrays that are not selected, in order."""
+        return [x for x, s in zip(self.leaves, self.selected, strict=True) if not s and _is_array(x)]
+
+    def rebuilt(self, weights: Iterable[Any], others: Iterable[Any]) -> PyTree:
+        """The tree of these selected leaves and other arrays, none of which is then a constant of a trace."""
+        rest, pairs = iter(others), zip(self.leaves, self.selected, strict=True)
+        leaves = [next(rest) if not s and _is_array(x) else x for x, s in pairs]
+        return self._replace(leaves=leaves).replace(weights)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray, np.generic))
 
 
 ROOT = "(root)"

@@ -11,12 +11,10 @@ from ggjax.codec import _encode
 from ggjax.codec._compressed import Blocks
 from ggjax.codec._host import in_parallel, outside_trace
 from ggjax.codec._shards import frame_of, host_blocks_of
+from ggjax.codec.quantize._quantizers import QUANTIZERS
 from ggjax.codec.quantize._scaled import Scaled
 from ggjax.sensitivity import Levels, Sensitivity, _search
 from ggjax.sensitivity._search import Found, Planned
-
-MIN_SIZE = 256
-"""Smaller leaves are not rounded: their steps and tables would take more than that saves."""
 
 ATTEMPTS = 6
 
@@ -29,6 +27,11 @@ CLOSE = 0.05
 
 SPARE = 0.01
 """If more than this share is left free, it is tried again."""
+
+
+def is_rounded(x: Any) -> bool:
+    """Whether a leaf is rounded where it may be: of a dtype that has levels, and not too small."""
+    return str(x.dtype) in QUANTIZERS["scaled"].dtypes and x.size >= _search.MIN_SIZE
 
 
 def in_bits(leaves: dict[str, Any], state: Sensitivity, room: float, coder: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from ggjax.codec._groups import code_in_groups, surveyed
 from ggjax.codec._host import outside_trace
 from ggjax.codec._meet import Taken, meet
 from ggjax.codec._options import Options, Per, is_of_all, kept_losslessly
-from ggjax.codec.quantize._quantizers import QUANTIZERS
 from ggjax.sensitivity import Rounded, Sensitivity
 
 
@@ -174,11 +173,8 @@ def _calibrated_to(
 ) -> list[Any]:
     """Leaves in their coded form, those that are to be rounded by the sensitivity."""
     names, leaves = flat.weight_names(), flat.weights()
-    chosen = {
-        n: x
-        for n, x, it_is in zip(names, leaves, rounded, strict=True)
-        if it_is and str(x.dtype) in QUANTIZERS["scaled"].dtypes and x.size >= _calibrated.MIN_SIZE
-    }
+    triples = zip(names, leaves, rounded, strict=True)
+    chosen = {n: x for n, x, it_is in triples if it_is and _calibrated.is_rounded(x)}
     rest = [n not in chosen for n in names]
     options = [kept_losslessly(given) if r else None for r in rest]
     out = dict(zip(names, code_in_groups(names, leaves, options), strict=True))
@@ -186,7 +182,7 @@ def _calibrated_to(
 
         def measured(new: dict[str, Any]) -> float:
             assert loss is not None
-            return float(loss(flat.replace(new.get(n, x) for n, x in zip(names, leaves, strict=True))))
+            return float(loss(flat.with_named(new)))
 
         measure = None if loss is None else measured
         out |= _calibrated.at_loss(chosen, state, given.loss_rise, given.coder, measure)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.sensitivity import _counting, _outputs, _search
-from ggjax.sensitivity._levels import Levels, round_leaf
+from ggjax.sensitivity import _outputs, _search
+from ggjax.sensitivity._levels import Levels
 from ggjax.sensitivity._outputs import Output
-from ggjax.sensitivity._rounding import Rounded, asked_of
+from ggjax.sensitivity._rounding import Rounded, asked_of, chosen_of, rounded_tree
 from ggjax.sensitivity._search import CAP, DAMPING, Found, Planned
 from ggjax.sensitivity._state import Factors, Sensitivity
 
@@ -75,24 +75,19 @@ def compensate(
     Raises:
       ValueError: as ``round_to`` and ``estimate``; no batch; a group names a leaf that is not rounded.
     """
-    what, asked = asked_of(bits, loss_rise)
+    search, asked = asked_of(bits, loss_rise)
     flat = trees.flatten(params, mask)
-    chosen = {n: x for n, x in zip(flat.weight_names(), flat.weights(), strict=True) if x.size}
+    chosen = chosen_of(flat)
     order = _groups_of(list(chosen), groups)
-    model = _model_of(apply, flat, list(chosen), batches, output)
+    model = _model_of(apply, flat, batches, output)
     known = _search.planned(chosen, state, damping)
-    found = (_search.to_rise if what == "loss_rise" else _search.to_bits)(known, asked, cap=cap)
+    found = search(known, asked, cap=cap)
     inverses = {n: _inverse(f, float(known.examples.sum()), damping) for n, f in known.factors.items()}
     levels, share = _descend(model, known, found, inverses, order, steps, progress)
-    if what == "loss_rise" and share > 0:  # once more, as coarse as what was gained allows
+    if loss_rise is not None and share > 0:  # once more, as coarse as what was gained allows
         found = _search.near(found, asked / share)
         levels, share = _descend(model, known, found, inverses, order, steps, progress)
-    names = flat.weight_names()
-    new = flat.replace(
-        levels[n].values if n in levels else x for n, x in zip(names, flat.weights(), strict=True)
-    )
-    rises = {n: share * r for n, r in found.rises.items()}
-    return Rounded(new, levels, _counting.bits_of(levels) / known.size, rises)
+    return rounded_tree(flat, levels, {n: share * r for n, r in found.rises.items()})
 
 
 def _groups_of(names: list[str], groups: Sequence[Sequence[str]] | None) -> list[list[str]]:
@@ -109,26 +104,23 @@ def _groups_of(names: list[str], groups: Sequence[Sequence[str]] | None) -> list
 
 
 def _model_of(
-    apply: Callable[[Any, Any], Any], flat: trees.Flat, names: list[str], batches: Iterable[Any], output: Output
+    apply: Callable[[Any, Any], Any], flat: trees.Flat, batches: Iterable[Any], output: Output
 ) -> _Model:
     held = [jax.tree.map(jnp.asarray, b) for b in batches]
     if not held:
         raise ValueError("batches is empty, expected at least one batch")
-    weights = flat.weights()
-    places = {n: i for i, n in enumerate(flat.weight_names())}
+    weights, others = flat.weights(), flat.other_arrays()
 
-    def mean(leaves: dict[str, Any], weights: list[Any], batch: Any) -> jax.Array:
-        new = list(weights)
-        for n, x in leaves.items():
-            new[places[n]] = x
-        before, after = (_outputs.floating(apply(flat.replace(w), batch)) for w in (weights, new))
+    def mean(leaves: dict[str, Any], weights: list[Any], others: list[Any], batch: Any) -> jax.Array:
+        new = [leaves.get(n, x) for n, x in zip(flat.weight_names(), weights, strict=True)]
+        before, after = (_outputs.floating(apply(flat.rebuilt(w, others), batch)) for w in (weights, new))
         return _outputs.divergences(before, after, output).mean()
 
     value, slope = jax.jit(mean), jax.jit(jax.grad(mean))
     judges = max(len(held) // 5, 1)
     return _Model(
-        lambda x, b: value(x, weights, b),
-        lambda x, b: slope(x, weights, b),
+        lambda x, b: value(x, weights, others, b),
+        lambda x, b: slope(x, weights, others, b),
         held[:-judges] or held,
         held[-judges:],
     )
@@ -157,13 +149,11 @@ def _descend(
     leaves = dict(known.leaves)
     free = set(leaves)
     for group in order:
-        for n in group:
-            plan = found.known.plans[n]
-            levels[n] = round_leaf(
-                leaves[n], plan[1:], found.constant, found.cap, known.factors[n].view, plan.along_rows
-            )
-            leaves[n] = levels[n].values
-            free.discard(n)
+        own = known._replace(leaves={n: leaves[n] for n in group})
+        new = _search.rounded(own, found.known.plans, found.constant, found.cap)
+        levels |= new
+        leaves |= {n: q.values for n, q in new.items()}
+        free -= set(group)
         left = mean(leaves, turn(seen))
         for _ in range(steps if free else 0):
             now, then = turn(seen), turn(seen + some)

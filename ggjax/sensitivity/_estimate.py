@@ -79,16 +79,7 @@ def estimate(
         raise ValueError(f'output must be "logits" or "values", got {output!r}')
     flat = trees.flatten(params, mask)
     state = _state.init(params, max_dim=max_dim, batch_axis=batch_axis, split=split, mask=mask)
-    traced = [x for x, s in zip(flat.leaves, flat.selected, strict=True) if not s and _is_array(x)]
-    weights = flat.weights()
-
-    def tree_of(weights: list[Any], rest: list[Any]) -> Any:
-        others = iter(rest)
-        leaves = [
-            None if s else next(others) if _is_array(x) else x
-            for x, s in zip(flat.leaves, flat.selected, strict=True)
-        ]
-        return flat._replace(leaves=leaves).replace(weights)
+    weights, others = flat.weights(), flat.other_arrays()
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(
@@ -96,7 +87,7 @@ def estimate(
     ) -> Sensitivity:
         def add(state: Sensitivity, given: tuple[jax.Array, Any]) -> tuple[Sensitivity, None]:
             key, part = given
-            grads, examples = _gradient(lambda w: apply(tree_of(w, rest), part), weights, key, output)
+            grads, examples = _gradient(lambda w: apply(flat.rebuilt(w, rest), part), weights, key, output)
             return _state.update(state, dict(zip(flat.weight_names(), grads, strict=True)), examples), None
 
         number = _number_of_groups(batch, groups)
@@ -107,13 +98,13 @@ def estimate(
 
     @jax.jit
     def divergences(weights: list[Any], new: list[Any], rest: list[Any], batch: Any) -> jax.Array:
-        before, after = (_outputs.floating(apply(tree_of(w, rest), batch)) for w in (weights, new))
+        before, after = (_outputs.floating(apply(flat.rebuilt(w, rest), batch)) for w in (weights, new))
         return _outputs.divergences(before, after, output)
 
     def cost(tree: Any) -> np.ndarray:
         """How far the outputs of other weights diverge, for every example that is held."""
         new = trees.flatten(tree, mask).weights()
-        return np.concatenate([np.asarray(divergences(weights, new, traced, x)) for x in held])
+        return np.concatenate([np.asarray(divergences(weights, new, others, x)) for x in held])
 
     done = updates = 0
     held: list[Any] = []
@@ -122,7 +113,7 @@ def estimate(
         number = _number_of_groups(batch, groups)
         if trials and len(held) < HELD and number + updates % _state.HALVES > 1:
             held.append(_of_second_half(batch, number, updates))
-        state = step(state, jax.random.fold_in(key, done), weights, traced, batch)
+        state = step(state, jax.random.fold_in(key, done), weights, others, batch)
         done, updates = done + 1, updates + number
         if progress is not None:
             progress(done)
@@ -130,10 +121,6 @@ def estimate(
         raise ValueError("batches is empty, expected at least one batch")
     _check_finite(state)
     return _trials.tried(params, state, cost) if held else state
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, (jax.Array, np.ndarray, np.generic))
 
 
 def _gradient(

@@ -1,5 +1,6 @@
 """Calibrated rounding of a whole tree: for a number of bits, or for a rise of the loss."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ggjax import masks
@@ -62,22 +63,29 @@ def round_to(
         alone take, or a rise that no step reaches; weights that are not finite; a leaf that the state does not
         cover, or covers in another shape. The message names the leaf.
     """
-    what, asked = asked_of(bits, loss_rise)
+    search, asked = asked_of(bits, loss_rise)
     flat = trees.flatten(params, mask)
-    chosen = {n: x for n, x in zip(flat.weight_names(), flat.weights(), strict=True) if x.size}
-    known = _search.planned(chosen, state, damping)
-    found = (_search.to_rise if what == "loss_rise" else _search.to_bits)(known, asked, cap=cap)
-    levels = found.levels
-    new = flat.replace(
-        levels[n].values if n in levels else x for n, x in zip(flat.weight_names(), flat.weights(), strict=True)
-    )
-    return Rounded(new, levels, _counting.bits_of(levels) / known.size, found.rises)
+    known = _search.planned(chosen_of(flat), state, damping)
+    found = search(known, asked, cap=cap)
+    return rounded_tree(flat, found.levels, found.rises)
 
 
-def asked_of(bits: float | None, loss_rise: float | None) -> tuple[str, float]:
-    """What is asked for, and how much of it; ValueError unless it is one of the two and positive."""
+def chosen_of(flat: trees.Flat) -> dict[str, Any]:
+    """The leaves that are to be rounded, by name."""
+    return {n: x for n, x in zip(flat.weight_names(), flat.weights(), strict=True) if x.size}
+
+
+def rounded_tree(flat: trees.Flat, levels: dict[str, Levels], rises: dict[str, float]) -> Rounded:
+    """The tree with its leaves replaced by levels of all that are to be rounded."""
+    size = sum(q.levels.size for q in levels.values())
+    new = flat.with_named({n: q.values for n, q in levels.items()})
+    return Rounded(new, levels, _counting.bits_of(levels) / size, rises)
+
+
+def asked_of(bits: float | None, loss_rise: float | None) -> tuple[Callable[..., _search.Found], float]:
+    """The search for what is asked, and how much that is; ValueError unless it is one of two and positive."""
     if (bits is None) == (loss_rise is None):
         raise ValueError(f"give one of bits and loss_rise, got bits={bits!r} and loss_rise={loss_rise!r}")
     what, asked = ("bits", bits) if loss_rise is None else ("loss_rise", loss_rise)
     trees.check_positive(what, asked)
-    return what, float(asked)  # type: ignore[arg-type]
+    return (_search.to_bits if loss_rise is None else _search.to_rise), float(asked)  # type: ignore[arg-type]

@@ -22,6 +22,9 @@ CAPS = (1, 2, 4)
 """No step is larger than this many standard deviations of its leaf, or than these multiples: a larger one would
 erase whole rows that few examples happened to touch, a smaller one spends bits on rows that do not matter."""
 
+MIN_SIZE = 256
+"""``codec.compress`` does not round smaller leaves: their steps and tables would take more than that saves."""
+
 TRIES = 12
 """Roundings of the whole tree at most, to come within TOLERANCE of what is asked."""
 
@@ -165,18 +168,20 @@ def _rises(known: Planned, constant: float, cap: float) -> dict[str, float]:
     the one and more than the mean of the two. Three quarters of the way in the logarithm are close to what is
     measured. What was measured of other roundings corrects it.
     """
-    levels = rounded(known, known.first, constant, cap)
-    unseen, seen = (rises_of(known, levels, half) for half in (1, 0))
+    errors = changes(known, rounded(known, known.first, constant, cap))
+    unseen, seen = (rises_of(known, errors, half) for half in (1, 0))
     factor = correction(known.measured, sum(unseen.values()))
     return {n: factor * max(u**0.75 * seen[n] ** 0.25, (u + seen[n]) / 2) for n, u in unseen.items()}
 
 
-def rises_of(known: Planned, levels: dict[str, Levels], half: int) -> dict[str, float]:
+def changes(known: Planned, levels: dict[str, Levels]) -> dict[str, Any]:
+    """What rounding adds to every leaf."""
+    return {n: trees.wide(q.values) - trees.wide(known.leaves[n]) for n, q in levels.items()}
+
+
+def rises_of(known: Planned, errors: dict[str, Any], half: int) -> dict[str, float]:
     """The predicted rise of every leaf, by one half of the gradients."""
-    rises = {
-        n: rise(known.factors[n], trees.wide(q.values) - trees.wide(known.leaves[n]), slice(half, half + 1))
-        for n, q in levels.items()
-    }
+    rises = {n: rise(known.factors[n], e, slice(half, half + 1)) for n, e in errors.items()}
     return {n: max(float(r), 0.0) / float(known.examples[half]) for n, r in rises.items()}
 
 

@@ -24,9 +24,6 @@ DOUBT = 0.3
 """How far, in natural logarithms, measurements and predictions differ as a rule: a measurement counts the less
 the larger its own standard error is beside that."""
 
-MIN_SIZE = 256
-"""Smaller leaves stay as they are, as in ``codec.compress``."""
-
 
 def tried(params: Any, state: Sensitivity, cost: Callable[[Any], np.ndarray]) -> Sensitivity:
     """The state with what was measured of trial roundings.
@@ -46,10 +43,8 @@ def tried(params: Any, state: Sensitivity, cost: Callable[[Any], np.ndarray]) ->
     found = []
     for bits in BITS:
         levels = _search.rounded(known, known.first, typical * 2.0**-bits, _search.CAP)
-        predicted = sum(_search.rises_of(known, levels, 1).values())
-        new = {n: q.values for n, q in levels.items()}
-        names, leaves = flat.weight_names(), flat.weights()
-        measured = cost(flat.replace(new.get(n, x) for n, x in zip(names, leaves, strict=True)))
+        predicted = sum(_search.rises_of(known, _search.changes(known, levels), 1).values())
+        measured = cost(flat.with_named({n: q.values for n, q in levels.items()}))
         mean = float(measured.mean(dtype=np.float64))
         if predicted > 0 and mean > 0 and math.isfinite(mean):
             error = float(measured.std(dtype=np.float64)) / mean / math.sqrt(measured.size)
@@ -60,4 +55,4 @@ def tried(params: Any, state: Sensitivity, cost: Callable[[Any], np.ndarray]) ->
 
 
 def _is_rounded(x: Any) -> bool:
-    return x.size >= MIN_SIZE and jnp.result_type(x) in (jnp.float32, jnp.bfloat16, jnp.float16)
+    return x.size >= _search.MIN_SIZE and jnp.result_type(x) in (jnp.float32, jnp.bfloat16, jnp.float16)

@@ -9,7 +9,6 @@ import numpy as np
 from ggjax.codec import _calibrated, _groups, _options
 from ggjax.codec.container import _coding, _index, _safetensors, _write
 from ggjax.codec.container._file import Progress
-from ggjax.codec.quantize._quantizers import QUANTIZERS
 from ggjax.sensitivity import Sensitivity
 
 ATTEMPTS = 4
@@ -55,14 +54,19 @@ def contents(
             own: dict[str, np.ndarray] = {}
             for n in (n for n in names if rounded.get(n)):
                 x = _safetensors.read_array(file, n)
-                if isinstance(x, np.ndarray) and _is_worth_rounding(x):
+                if isinstance(x, np.ndarray) and _calibrated.is_rounded(x):
                     own[n] = x
             for n in [n for n, x in own.items() if not np.isfinite(x.astype(np.float32)).all()]:
                 kept[n] = "its weights are not all finite numbers"
                 del own[n]
             chosen |= own
-            others = {n: None if n in own else _options.kept_losslessly(given) for n in rounded}
-            leaves = list(_coding.coded(file, names, others, {}, kept, progress))
+            how: dict[str, _options.Options | None] = dict.fromkeys(rounded, _options.kept_losslessly(given))
+            others = _coding.coded(file, [n for n in names if n not in own], how, {}, kept, progress)
+            leaves: list[tuple[str, Any]] = []
+            for n in names:  # in their order
+                leaves.append((n, own[n]) if n in own else next(others))
+                if n in own:
+                    progress(n, own[n].nbytes)
             files[path] = Content(leaves, file.header.metadata)
             entries = file.header.entries
             size += sum(math.prod(entries[n].shape) for n in names if n in rounded)
@@ -90,10 +94,6 @@ def of_names(state: Sensitivity, names: Any) -> Sensitivity:
     dotted = {n.replace("/", "."): n for n in state.factors}
     found = {n: dotted.get(n.replace("/", ".")) for n in names if n not in state.factors}
     return state._replace(factors=state.factors | {n: state.factors[f] for n, f in found.items() if f})
-
-
-def _is_worth_rounding(x: np.ndarray) -> bool:
-    return str(x.dtype) in QUANTIZERS["scaled"].dtypes and x.size >= _calibrated.MIN_SIZE
 
 
 def _replaced(files: dict[Path, Content], new: dict[str, Any]) -> dict[Path, Content]:

@@ -52,7 +52,7 @@ def chosen_of(subject: Subject) -> dict[str, Any]:
     """The leaves that are rounded, by name."""
     flat = trees.flatten(subject.params, subject.mask)
     pairs = zip(flat.weight_names(), flat.weights(), strict=True)
-    return {n: x for n, x in pairs if x.size >= _calibrated.MIN_SIZE}
+    return {n: x for n, x in pairs if x.size >= _search.MIN_SIZE}
 
 
 def plain(subject: Subject, arm: str, constant: float) -> Rounding:
@@ -151,10 +151,8 @@ def _even(plan: Plan) -> Plan:
 
 def _rounding(subject: Subject, leaves: Mapping[str, Any], levels: dict[str, Levels]) -> Rounding:
     flat = trees.flatten(subject.params, subject.mask)
-    known = _search.Planned(dict(leaves), {}, np.zeros(0), {}, {}, np.zeros((0, 2)))
-    rises = dict.fromkeys(leaves, 0.0)
-    coded = _calibrated._coded(_search.Found(levels, rises, known, 0.0, 0.0), "rans")
+    coded = _calibrated.coded(dict(leaves), levels, dict.fromkeys(leaves, 0.0), "rans")
     names, weights = flat.weight_names(), flat.weights()
     bits = 8.0 * sum(coded[n].nbytes if n in coded else x.nbytes for n, x in zip(names, weights, strict=True))
-    new = flat.replace(levels[n].values if n in levels else x for n, x in zip(names, weights, strict=True))
+    new = flat.with_named({n: q.values for n, q in levels.items()})
     return Rounding(new, bits / sum(x.size for x in weights), coded)
