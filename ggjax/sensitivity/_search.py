@@ -49,6 +49,7 @@ class Planned(NamedTuple):
     plans: dict[str, _plans.Plan]  # by all gradients
     first: dict[str, _plans.Plan]  # by the first half only, to be judged by the second
     measured: Any  # what was measured of trial roundings, as the state has it
+    damping: float
 
     @property
     def size(self) -> int:
@@ -69,11 +70,19 @@ class Found(NamedTuple):
 def planned(leaves: dict[str, Any], state: Sensitivity, damping: float = DAMPING) -> Planned:
     """The plans for some leaves, by name. ValueError as ``round_to`` has it."""
     examples = checked(leaves, state)
+    factors = {n: state.factors[n] for n in leaves}
+    return _with_sides(Planned(leaves, factors, examples, {}, {}, state.measured, damping), "both")
+
+
+def _with_sides(known: Planned, sides: _plans.Sides) -> Planned:
     every, first = (
-        {n: _plans.plan(state.factors[n], float(examples[which].sum()), damping, which) for n in leaves}
+        {
+            n: _plans.plan(f, float(known.examples[which].sum()), known.damping, which, sides)
+            for n, f in known.factors.items()
+        }
         for which in (slice(None), slice(0, 1))
     )
-    return Planned(leaves, {n: state.factors[n] for n in leaves}, examples, every, first, state.measured)
+    return known._replace(plans=every, first=first)
 
 
 def checked(leaves: dict[str, Any], state: Sensitivity) -> np.ndarray:
@@ -149,7 +158,8 @@ def _of_all_ways(
 ) -> list[Found]:
     """What comes near enough to what is asked, of every cap, and of one step for all."""
     plain = {n: _plans.plain(f) for n, f in known.factors.items()}
-    ways = [(known, k * cap) for k in CAPS]
+    one = _with_sides(known, "one")
+    ways = [(k, c * cap) for k in (known, one) for c in CAPS]
     # The trial roundings followed the factors; one step for all does not, and costs about what is predicted.
     ways.append((known._replace(plans=plain, first=plain, measured=known.measured[:0]), CAPS[-1] * cap))
     tried = [(nearest(*way), way) for way in ways]
@@ -195,10 +205,7 @@ def correction(measured: Any, predicted: float) -> float:
 
 
 def rounded(known: Planned, plans: dict[str, _plans.Plan], constant: float, cap: float) -> dict[str, Levels]:
-    return {
-        n: round_leaf(x, plans[n][1:], constant, cap, known.factors[n].view, plans[n].along_rows)
-        for n, x in known.leaves.items()
-    }
+    return {n: round_leaf(x, plans[n], constant, cap, known.factors[n].view) for n, x in known.leaves.items()}
 
 
 def typical(known: Planned) -> float:
