@@ -40,21 +40,26 @@ class Levels:
 
 
 @functools.partial(jax.jit, static_argnames="view")
-def round_leaf(x: jax.Array, plan: Plan, constant: float, cap: float, view: View) -> Levels:
-    """A leaf rounded by its plan, with no step above so many standard deviations of the leaf (the cap)."""
-    rows, columns, row_steps, column_steps, unit = plan
+def round_leaf(x: jax.Array, plan: Plan, cap: float, view: View) -> Levels:
+    """A leaf rounded by its plan, with no step above so many standard deviations of its matrices (the cap)."""
+    rows, columns, row_steps, column_steps, step = plan
     w = view.matrices(x.astype(jnp.float32))
-    spread = jnp.std(w, axis=(1, 2))
-    largest = cap * jnp.where(spread > 0, spread, jnp.maximum(jnp.abs(w).max((1, 2)), 1.0))
-    # Where nothing is known, the unit is infinite: every step is the largest.
-    step = jnp.clip(
-        jnp.minimum(unit * constant, largest.min() * 2.0**30), step_grid.SMALLEST, step_grid.LARGEST
-    )
+    largest = cap * spread_of(x, view)
+    # Where nothing is known, the step is infinite: every step is the largest.
+    step = jnp.clip(jnp.minimum(step, largest.min() * 2.0**30), step_grid.SMALLEST, step_grid.LARGEST)
     limit = jnp.floor(step_grid.FINENESS * jnp.log2(largest / step))
     limit = jnp.clip(limit, step_grid.LOWEST, step_grid.HIGHEST).astype(jnp.int32)
     sizes = step_grid.table_of(step)[step_grid.place_of(row_steps, column_steps, limit)]
     levels = with_feedback(w, rows, columns, sizes, jnp.round)
     return Levels(levels.astype(jnp.int32), row_steps, column_steps, step, limit, view, jnp.dtype(x.dtype))
+
+
+@functools.partial(jax.jit, static_argnames="view")
+def spread_of(x: jax.Array, view: View) -> jax.Array:
+    """float32 (b,): the standard deviations of the matrices of a leaf; where one is 0 the largest weight, or 1."""
+    w = view.matrices(x.astype(jnp.float32))
+    spread = jnp.std(w, axis=(1, 2))
+    return jnp.where(spread > 0, spread, jnp.maximum(jnp.abs(w).max((1, 2)), 1.0))
 
 
 def with_feedback(

@@ -71,7 +71,8 @@ def round_both(
         _below(rows, pad_m),
         _below(columns, pad_n),
     )
-    return _in_parts(whole, [(high, wide), (TILE, TILE)], snap).levels[:m, :n]
+    sizes = [(high, wide), (TILE, TILE)]
+    return _in_parts(whole, sizes[padded.shape == sizes[0] :], snap).levels[:m, :n]
 
 
 def _blocks(size: int) -> tuple[int, int]:
