@@ -11,7 +11,7 @@ import ggjax
 from ggjax import sensitivity
 
 KEY = jax.random.key(0)
-PARAMS = {"a": jax.random.normal(KEY, (48, 40)), "b": jax.random.normal(jax.random.key(1), (40, 24))}
+PARAMS = {"a": jax.random.normal(KEY, (48, 40)), "c": jax.random.normal(jax.random.key(1), (40, 24))}
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,14 @@ def rounded(known):
     return sensitivity.round_to(PARAMS, known, bits=3)
 
 
+@pytest.fixture(scope="module")
+def asked(known, rounded):
+    return ggjax.decompress(ggjax.compress(PARAMS, loss_rise=rounded.rise, sensitivity=known))
+
+
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [P("x"), P(None, "x"), P()])
-def test_levels_do_not_depend_on_where_the_weights_lie(known, rounded, kind, spec):
+def test_levels_do_not_depend_on_where_the_weights_lie(known, rounded, asked, kind, spec):
     mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
     sharding = NamedSharding(mesh, spec)
     put = lambda t: jax.tree.map(lambda x: jax.device_put(x, sharding), t)  # noqa: E731
@@ -46,9 +51,7 @@ def test_levels_do_not_depend_on_where_the_weights_lie(known, rounded, kind, spe
         np.testing.assert_array_equal(got.levels[name].levels, rounded.levels[name].levels)
         np.testing.assert_array_equal(got.params[name], rounded.params[name])
         assert got.params[name].sharding == sharding
-    small = ggjax.compress(put(PARAMS), bits=3.5, sensitivity=state)
-    alone = ggjax.compress(PARAMS, bits=3.5, sensitivity=known)
+    small = ggjax.compress(put(PARAMS), loss_rise=rounded.rise, sensitivity=state)
     for name, x in ggjax.decompress(small).items():
-        assert x.sharding == sharding
-        # Each shard has a table of its own, so that other constants may be needed for the same bits.
-        assert float(jnp.corrcoef(x.ravel(), ggjax.decompress(alone)[name].ravel())[0, 1]) > 0.98
+        assert spec == P() or x.sharding == sharding  # a leaf that is whole everywhere comes back on one device
+        np.testing.assert_array_equal(x, asked[name])
