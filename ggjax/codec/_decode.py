@@ -67,8 +67,7 @@ def _chunks_of(c: Coded, where: str) -> list[Chunk]:
 def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
     """The values of its tokens, the next ones of an iterator over chunks."""
     meta, layout = c.meta, layout_of(c.meta)
-    quantizer = QUANTIZERS[meta.kind]
-    dtype = np.dtype(jnp.dtype(quantizer.held(meta.dtype)))
+    dtype = held(meta)
     out = np.empty(() if meta.grid else meta.shape, dtype)
     classes = row_classes(meta, c.classes)
     pieces = []  # of the parts of a grid
@@ -79,17 +78,12 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
             some = chunks[i : i + _GROUP]
             token = np.concatenate(list(itertools.islice(tokens, len(some))))
             raw = c.raw[some[0].raw.start : some[-1].raw.stop]
-            beyond = np.flatnonzero(token == 0)
-            if used + len(beyond) > p.exceptions:
+            beyond = int(np.count_nonzero(token == 0))
+            if used + beyond > p.exceptions:
                 raise Damaged(f"{where}: part {k} has more exceptions than the {p.exceptions} of its meta")
-            own = exceptions[used : used + len(beyond)]
-            used += len(beyond)
-            _check_keys(
-                f"{where}: part {k}", quantizer.keys(meta.params, meta.dtype, p.zeros), p, token, raw, own
-            )
-            x = _values(meta, p, token, raw)
-            if len(beyond):
-                x[beyond] = _values_of_these(meta, p, own)
+            own = exceptions[used : used + beyond]
+            used += beyond
+            x = values(f"{where}: part {k}", meta, p, token, raw, own)
             flat[some[0].start : some[0].start + len(x)] = x
         if used != p.exceptions:
             raise Damaged(f"{where}: part {k} has {used} exceptions, its meta states {p.exceptions}")
@@ -112,6 +106,11 @@ def _of_grid(c: Coded, grid: _grid.Grid, pieces: list[np.ndarray], where: str) -
     return _grid.joined(grid, rows, columns, pieces)
 
 
+def held(meta: Meta) -> np.dtype:
+    """The dtype of the values that the quantizer of an array holds."""
+    return np.dtype(jnp.dtype(QUANTIZERS[meta.kind].held(meta.dtype)))
+
+
 def row_classes(meta: Meta, data: Any) -> Any:
     """The class of every row, uint32, from its packed form. NumPy or JAX arrays."""
     if not meta.class_bits:
@@ -122,6 +121,20 @@ def row_classes(meta: Meta, data: Any) -> Any:
 def dtype_of(meta: Meta) -> str:
     """The dtype of the weights as JAX has it: float32 for float64, unless 64 bits are enabled."""
     return str(jax.dtypes.canonicalize_dtype(meta.dtype))
+
+
+def values(where: str, meta: Meta, p: Part, token: np.ndarray, raw: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The values of up to ``_GROUP`` chunks of a part, of their tokens, raw bits and exceptions.
+
+    Raises:
+      Damaged: one of their keys is none that a weight can have.
+    """
+    end = QUANTIZERS[meta.kind].keys(meta.params, meta.dtype, p.zeros)
+    _check_keys(where, end, p, token, raw, own)
+    x = _values(meta, p, token, raw)
+    if len(own):
+        x[token == 0] = _values_of_these(meta, p, own)
+    return x
 
 
 def _check_keys(where: str, end: int, p: Part, token: np.ndarray, raw: np.ndarray, own: np.ndarray) -> None:
