@@ -71,16 +71,23 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
     out = np.empty(() if meta.grid else meta.shape, dtype)
     classes = row_classes(meta, c.classes)
     pieces = []  # of the parts of a grid
+    done = 0  # chunks, of the parts before
     for k, (p, chunks) in enumerate(zip(meta.parts, layout.parts, strict=True)):
         flat = out.reshape(-1) if meta.axis is None and meta.grid is None else np.empty(p.size, dtype)
         exceptions, used = c.exceptions[layout.exceptions[k]], 0
         for i in range(0, len(chunks), _GROUP):
             some = chunks[i : i + _GROUP]
-            token = np.concatenate(list(itertools.islice(tokens, len(some))))
+            each = list(itertools.islice(tokens, len(some)))
+            token = np.concatenate(each)
             raw = c.raw[some[0].raw.start : some[-1].raw.stop]
-            beyond = int(np.count_nonzero(token == 0))
+            found = tuple(np.count_nonzero(t == 0) for t in each)
+            beyond, told = sum(found), meta.beyond[done + i : done + i + len(some)]
             if used + beyond > p.exceptions:
                 raise Damaged(f"{where}: part {k} has more exceptions than the {p.exceptions} of its meta")
+            if told not in ((), found):
+                raise Damaged(
+                    f"{where}: its chunks from {done + i} on have {found} exceptions, expected {told}"
+                )
             own = exceptions[used : used + beyond]
             used += beyond
             x = values(f"{where}: part {k}", meta, p, token, raw, own)
@@ -88,6 +95,7 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
         if used != p.exceptions:
             raise Damaged(f"{where}: part {k} has {used} exceptions, its meta states {p.exceptions}")
         pieces.append(flat)
+        done += len(chunks)
         if meta.axis is not None:
             rows = classes == k
             matrix = _rows.matrix(out, meta.axis)
