@@ -24,7 +24,7 @@ from ggjax.codec.container._sources import Source
 from ggjax.codec.entropy._chunks import Chunk, Damaged
 from ggjax.codec.entropy._coders import CODERS
 
-TOGETHER = 32
+TOGETHER = 64
 """Chunks that are read and decoded at a time."""
 
 
@@ -121,46 +121,63 @@ def _parts(c: Coding, box: Box) -> Iterator[tuple[int, tuple[int, ...], Box]]:
             yield k, (int((c.classes == k).sum()), *others), (slice(before, end), *rest)
 
 
+class Target(NamedTuple):
+    """The values in a box of a part, while they are decoded."""
+
+    part: int
+    shape: tuple[int, ...]
+    box: Box
+    wanted: np.ndarray  # chunks
+    first: int  # the element of the part that is the first of the values
+    flat: np.ndarray  # what lies between those of the box is not written, and so takes no memory
+
+
+def _target(c: Coding, meta: Meta, part: int, shape: tuple[int, ...], box: Box) -> Target:
+    first, end = _boxes.span(shape, box)
+    flat = np.empty(end - first, _decode.held(meta))
+    return Target(part, shape, box, _boxes.chunks(shape, box), first, flat)
+
+
 def _decoded(source: Source, c: Coding, box: Box) -> np.ndarray:
     meta = c.stored.meta
     assert meta is not None
+    targets = [_target(c, meta, *part) for part in _parts(c, box)]
+    jobs = [(t, int(j)) for t in targets for j in _to_decode(c.beyond[t.part], t.wanted)]
+    for i in range(0, len(jobs), TOGETHER):
+        some = jobs[i : i + TOGETHER]
+        decoded = _tokens(source, c, meta, [(t.part, j) for t, j in some])
+        for (t, j), (token, raw) in zip(some, decoded, strict=True):
+            _take(f"{source.where}: part {t.part}", c, meta, t, j, token, raw)
+    for t in targets:
+        found, stated = c.beyond[t.part], meta.parts[t.part].exceptions
+        if (found >= 0).all() and found.sum() != stated:
+            raise Damaged(
+                f"{source.where}: part {t.part} has {found.sum()} exceptions, its meta states {stated}"
+            )
     none = np.zeros(0, np.uint16)
     frame = Coded(none, none, none, none, none, none, none, c.sections.steps, meta)
     if meta.axis is None:
-        return _decode.weights_of(frame, _values(source, c, 0, meta.shape, box))
+        (t,) = targets
+        return _decode.weights_of(frame, _boxes.view(t.flat, t.shape, t.box))
     out = np.empty(_boxes.shape_of(box), _decode.held(meta))
     rows, classes = np.moveaxis(out, meta.axis, 0), c.classes[box[meta.axis]]
-    for k, shape, inner in _parts(c, box):
-        rows[classes == k] = _values(source, c, k, shape, inner)
+    for t in targets:
+        rows[classes == t.part] = _boxes.view(t.flat, t.shape, t.box)
     return _decode.weights_of(frame, out)
 
 
-def _values(source: Source, c: Coding, k: int, shape: tuple[int, ...], box: Box) -> np.ndarray:
-    """The values in a box of a part. Memory of which nothing is written is never used, so gaps cost nothing."""
-    meta = c.stored.meta
-    assert meta is not None
-    p, places, beyond, where = meta.parts[k], c.layout.parts[k], c.beyond[k], f"{source.where}: part {k}"
-    exceptions = c.sections.exceptions[c.layout.exceptions[k]]
-    first, end = _boxes.span(shape, box)
-    flat = np.empty(end - first, _decode.held(meta))
-    wanted = _boxes.chunks(shape, box)
-    order = _to_decode(beyond, wanted)
-    for i in range(0, len(order), TOGETHER):
-        some = order[i : i + TOGETHER]
-        for j, (token, raw) in zip(some, _tokens(source, c, k, some), strict=True):
-            found = np.count_nonzero(token == 0)
-            if beyond[j] not in (-1, found):
-                raise Damaged(f"{where}: a chunk has {found} exceptions, expected {beyond[j]}")
-            beyond[j] = found
-            own = _own(where, exceptions, beyond, j)
-            if j in wanted:
-                x = _decode.values(where, meta, p, token, raw, own)
-                at = places[j].start - first
-                low, high = max(at, 0), min(at + len(x), len(flat))
-                flat[low:high] = x[low - at : high - at]
-    if (beyond >= 0).all() and beyond.sum() != p.exceptions:
-        raise Damaged(f"{where} has {beyond.sum()} exceptions, its meta states {p.exceptions}")
-    return _boxes.view(flat, shape, box)
+def _take(where: str, c: Coding, meta: Meta, t: Target, j: int, token: np.ndarray, raw: np.ndarray) -> None:
+    """Write the values of a chunk, where they are wanted, and note how many exceptions it has."""
+    beyond, found = c.beyond[t.part], np.count_nonzero(token == 0)
+    if beyond[j] not in (-1, found):
+        raise Damaged(f"{where}: a chunk has {found} exceptions, expected {beyond[j]}")
+    beyond[j] = found
+    own = _own(where, c.sections.exceptions[c.layout.exceptions[t.part]], beyond, j)
+    if j in t.wanted:
+        x = _decode.values(where, meta, meta.parts[t.part], token, raw, own)
+        at = c.layout.parts[t.part][j].start - t.first
+        low, high = max(at, 0), min(at + len(x), len(t.flat))
+        t.flat[low:high] = x[low - at : high - at]
 
 
 def _to_decode(beyond: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -181,14 +198,14 @@ def _own(where: str, exceptions: np.ndarray, beyond: np.ndarray, j: int) -> np.n
     return exceptions[used : used + beyond[j]]
 
 
-def _tokens(source: Source, c: Coding, k: int, some: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(tokens, raw bits) of some chunks of a part."""
-    meta = c.stored.meta
-    assert meta is not None
-    first = sum(map(len, c.layout.parts[:k]))
+def _tokens(
+    source: Source, c: Coding, meta: Meta, some: list[tuple[int, int]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(tokens, raw bits) of some chunks, each given by its part and its number there."""
+    firsts = np.cumsum([0, *map(len, c.layout.parts)])
     todo, raws = [], []
-    for j in some:
-        number, place = first + int(j), c.layout.parts[k][j]
+    for k, j in some:
+        number, place = int(firsts[k]) + j, c.layout.parts[k][j]
         data = _safetensors.read_bytes(source.file, int(c.begins[number]), int(c.begins[number + 1]))
         code, raw = _sections.chunk_in(source.where, c.stored, number, place, data)
         table = source.tables[meta.parts[k].table] if CODERS[meta.coder].has_tables else None
