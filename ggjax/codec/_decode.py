@@ -70,10 +70,13 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
     dtype = held(meta)
     out = np.empty(() if meta.grid else meta.shape, dtype)
     classes = row_classes(meta, c.classes)
+    columns = np.empty(meta.size, dtype) if meta.axis == -1 else out.reshape(-1)  # of all parts
+    whole, begin = meta.axis != 0 and not meta.grid, 0
     pieces = []  # of the parts of a grid
     done = 0  # chunks, of the parts before
     for k, (p, chunks) in enumerate(zip(meta.parts, layout.parts, strict=True)):
-        flat = out.reshape(-1) if meta.axis is None and meta.grid is None else np.empty(p.size, dtype)
+        flat = columns[begin : begin + p.size] if whole else np.empty(p.size, dtype)
+        begin += p.size
         exceptions, used = c.exceptions[layout.exceptions[k]], 0
         for i in range(0, len(chunks), _GROUP):
             some = chunks[i : i + _GROUP]
@@ -98,10 +101,13 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
         done += len(chunks)
         if meta.axis is not None:
             rows = classes == k
-            matrix = _rows.matrix(out, meta.axis)
-            if int(rows.sum()) * matrix.shape[1] != p.size:
+            if int(rows.sum()) * (meta.size // meta.rows) != p.size:
                 raise Damaged(f"{where}: part {k} has {p.size} weights, but {int(rows.sum())} rows")
-            matrix[rows] = flat.reshape(-1, matrix.shape[1])
+            if meta.axis == 0:
+                matrix = _rows.matrix(out, 0)
+                matrix[rows] = flat.reshape(-1, matrix.shape[1])
+    if meta.axis == -1:
+        _rows.from_sorted_columns(columns.reshape(meta.rows, -1), classes, out)
     return _of_grid(c, meta.grid, pieces, where) if meta.grid else out
 
 
@@ -147,6 +153,8 @@ def values(where: str, meta: Meta, p: Part, token: np.ndarray, raw: np.ndarray, 
 
 def _check_keys(where: str, end: int, p: Part, token: np.ndarray, raw: np.ndarray, own: np.ndarray) -> None:
     """Raise ``Damaged`` where a key, or one of a part's own exceptions, is one that no weight has."""
+    if end == 1 << 32:  # every key is one that a weight can have
+        return
     most = p.base + (int(token.max()) << p.shift)
     if most > end:  # not often: the window may reach further than its keys
         low = unpack_raw(raw, len(token), p.shift) if p.shift else np.uint32(0)

@@ -77,9 +77,7 @@ def tokens_of(
         return None
     rows = _rows.plan(ready if classes else ready._replace(x=ready.x.reshape(-1)), quantizer)
     parts, tokens = [], []
-    for k, zeros in enumerate(rows.zeros):
-        flat = ready.x if rows.axis is None else _rows.matrix(ready.x, rows.axis)[rows.classes == k]
-        flat = flat.reshape(-1)
+    for flat, zeros in zip(_rows.parts_of(ready.x, rows), rows.zeros, strict=True):
         sample = _rows.sample_keys(flat, quantizer, ready.settings, zeros)
         bins, _ = _tokens.choose_bins(sample, len(flat), signed=quantizer.signed)
         tokens.append(_tokenize(flat, bins, kind, ready.settings, zeros))

@@ -27,6 +27,7 @@ import numpy as np
 from ggjax import codec, gennorm, rate
 from ggjax.codec import quantize
 from ggjax.codec.container import _safetensors
+from tests.benchmarks import row_scales
 from tests.benchmarks.codec_peers import Peer, measured, of_bits, of_levels, show
 
 FLOATS = ("F32", "BF16", "F16")
@@ -165,6 +166,7 @@ def main() -> None:
     )
     lossy(tensors, "2^-8", lambda x: 2.0**-8, step=2.0**-8)
 
+    row_scales.show(tensors)
     lossless(tensors, jnp.bfloat16)
     lossless(tensors, jnp.float32)
     compilations(200 // min(scale, 10))

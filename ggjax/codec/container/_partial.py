@@ -23,6 +23,7 @@ from ggjax.codec.container._metadata import Stored
 from ggjax.codec.container._sources import Source
 from ggjax.codec.entropy._chunks import Chunk, Damaged
 from ggjax.codec.entropy._coders import CODERS
+from ggjax.codec.quantize import _rows
 
 TOGETHER = 64
 """Chunks that are read and decoded at a time."""
@@ -160,9 +161,13 @@ def _decoded(source: Source, c: Coding, box: Box) -> np.ndarray:
         (t,) = targets
         return _decode.weights_of(frame, _boxes.view(t.flat, t.shape, t.box))
     out = np.empty(_boxes.shape_of(box), _decode.held(meta))
-    rows, classes = np.moveaxis(out, meta.axis, 0), c.classes[box[meta.axis]]
-    for t in targets:
-        rows[classes == t.part] = _boxes.view(t.flat, t.shape, t.box)
+    classes = c.classes[box[meta.axis]]
+    if meta.axis == 0:
+        for t in targets:
+            out[classes == t.part] = _boxes.view(t.flat, t.shape, t.box)
+    else:
+        columns = [_boxes.view(t.flat, t.shape, t.box) for t in targets]
+        _rows.from_sorted_columns(np.concatenate(columns).reshape(len(classes), -1), classes, out)
     return _decode.weights_of(frame, out)
 
 
