@@ -117,7 +117,8 @@ def _row_means(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = [], []
     for i in range(0, len(flat), height):
         size = np.abs(flat[i : i + height].astype(np.float32, copy=False))
-        sums = size.sum(1, dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # signaling NaN
+            sums = size.sum(1, dtype=np.float64)
         if not np.isfinite(sums).all():
             size = np.where(np.isfinite(size), size, 0)
             sums = size.sum(1, dtype=np.float64)
