@@ -132,7 +132,9 @@ def read(sources: Sequence[Source], boxes: Sequence[Box]) -> Iterator[tuple[Box,
 
 def _read(readers: Sequence[Reader], box: Box) -> np.ndarray:
     """The weights in a box of a leaf."""
-    parts = [(r, block, part) for r, block in _blocks(readers) if (part := _boxes.common(block, box))]
+    parts = [
+        (r, block, part) for r, block in _blocks(readers) if (part := _boxes.common(block, box)) is not None
+    ]
     r, block, part = parts[0]
     if part == box:
         return _partial.read(r, _boxes.inside(part, block))
@@ -156,7 +158,7 @@ def _together(readers: Sequence[Reader], boxes: Sequence[Box]) -> Iterator[list[
     for box in boxes:
         needed = set()
         for i, (r, block) in enumerate(_blocks(readers)):
-            if part := _boxes.common(block, box):
+            if (part := _boxes.common(block, box)) is not None:
                 needed |= {(i, int(n)) for n in _partial.chunks(r, _boxes.inside(part, block))}
         if some and 2 * len(needed & held) < len(needed):
             yield some
