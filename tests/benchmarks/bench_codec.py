@@ -2,12 +2,13 @@
 [FILE]``.
 
 Without FILE: weights drawn from a generalized Gaussian. With FILE, a .safetensors checkpoint: all its floating
-tensors of 1024 weights and more. Needs the extra ``bench``; peers that are not installed are left out, and zipnn
-and lmzip are not in the extra.
+tensors of 1024 weights and more. Needs the extra ``bench``, which has all peers but zipnn and lmzip; those that
+are not installed are left out.
 
 Sizes are in bits per parameter, with everything that a decoder needs (our file: its whole header). Rates are in
 millions of symbols a second, the best of several runs taken in turn, for the entropy coder alone: symbols to
-bytes and bytes to symbols. Every peer must give its input back before it is timed. lmzip goes from file to file.
+bytes and bytes to symbols; lossless rates are those of all the work, and lmzip's from file to file. Every peer must
+give its input back before it is timed.
 
 A table of its own compares one step for all weights with a scale for every row, as ``row_scales`` tells.
 """
