@@ -7,8 +7,8 @@ are not installed are left out.
 
 Sizes are in bits per parameter, with everything that a decoder needs (our file: its whole header). Rates are in
 millions of symbols a second, the best of several runs taken in turn, for the entropy coder alone: symbols to
-bytes and bytes to symbols; lossless rates are those of all the work, and lmzip's from file to file. Every peer must
-give its input back before it is timed.
+bytes and bytes to symbols; lossless rates are those of all the work, and lmzip's from file to file. Every peer
+must give its input back before it is timed.
 
 A table of its own compares one step for all weights with a scale for every row, as ``row_scales`` tells.
 """
