@@ -18,8 +18,8 @@ from ggjax.sensitivity import _planned, _search
 from ggjax.sensitivity._state import Sensitivity
 from ggjax.sensitivity._tuning import tuned
 
-BITS = (4.0, 3.0, 2.0)
-"""About so many bits per weight have the roundings that are tried."""
+STEPS = (1 / 6, 0.4, 1.0)
+"""The typical step of the roundings that are tried, in standard deviations of the weights."""
 
 DOUBT = 0.3
 """How far, in natural logarithms, measurements and predictions differ as a rule: a measurement counts the less
@@ -40,11 +40,11 @@ def tried(params: Any, state: Sensitivity, cost: Callable[[Any], np.ndarray]) ->
     if not chosen or not np.asarray(state.examples).all():
         return state
     known = _planned.planned(chosen, state)
-    typical = 2 * _planned.typical(known)
-    known = tuned(known, typical * 2.0 ** -BITS[1], _search.CAP)
+    typical = _planned.typical(known)
+    known = tuned(known, typical * STEPS[1], _search.CAP)
     found = []
-    for bits in BITS:
-        levels = _planned.rounded(known, typical * 2.0**-bits, _search.CAP, _planned.FIRST)
+    for step in STEPS:
+        levels = _planned.rounded(known, typical * step, _search.CAP, _planned.FIRST)
         predicted = sum(_planned.rises_of(known, _planned.changes(known, levels), 1).values())
         measured = cost(flat.with_named(_planned.values_of(levels, chosen)))
         mean = float(measured.mean(dtype=np.float64))

@@ -23,13 +23,13 @@ def known():
 def test_what_is_measured_is_the_divergence_on_the_other_half(known):
     chosen = {f"params/layers_{i}/kernel": PARAMS["params"][f"layers_{i}"]["kernel"] for i in (0, 2)}
     plans = _planned.planned(chosen, known)
-    typical = 2 * _planned.typical(plans)
-    plans = _tuning.tuned(plans, typical * 2.0 ** -_trials.BITS[1], _search.CAP)
+    typical = _planned.typical(plans)
+    plans = _tuning.tuned(plans, typical * _trials.STEPS[1], _search.CAP)
     # Of 16 groups of two examples each, every second one is of the second half.
     held = np.concatenate([np.asarray(x).reshape(16, 2, 16)[1::2].reshape(16, 16) for x in BATCHES])
     found = []
-    for bits in _trials.BITS:
-        levels = _planned.rounded(plans, typical * 2.0**-bits, _search.CAP, _planned.FIRST)
+    for step in _trials.STEPS:
+        levels = _planned.rounded(plans, typical * step, _search.CAP, _planned.FIRST)
         new = jax.tree.map(lambda x: x, PARAMS)
         for i in (0, 2):
             new["params"][f"layers_{i}"]["kernel"] = levels[f"params/layers_{i}/kernel"].values
