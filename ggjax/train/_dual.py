@@ -17,7 +17,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-PROPORTIONAL, INTEGRAL = 8.0, 4.0
+PROPORTIONAL, INTEGRAL = 8.0, 8.0
 
 LONGEST = 0.1
 """dt at most: SGD has learning rates above the size of its weights."""
