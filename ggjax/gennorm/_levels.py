@@ -66,13 +66,16 @@ def floor_entropy(nu: jax.Array, scale: jax.Array) -> jax.Array:
     Returns:
       A float32 scalar, exact to 1e-4 of itself or 1e-6.
     """
-    first = mass_below(1.0, nu, scale)
+    a, log_gamma = 1 / nu, gammaln(1 / nu)
+    t = jnp.stack([_power(1.0, nu, scale), _power(float(_COUNTED), nu, scale)])
+    above_first, beyond = jnp.unstack(gammaincc(a, t))  # together: each takes a while to compile
     log_p = log_mass(jnp.arange(1, _COUNTED, dtype=jnp.float32), nu, scale)
-    head = -_xlogx(first) - jnp.sum(jnp.exp(log_p) * log_p)
-    # Beyond: the integral of -f log f, where log f = log(nu / (scale Gamma(a))) - t.
-    a, t = 1 / nu, _power(float(_COUNTED), nu, scale)
-    log_peak = jnp.log(nu) - _log(scale) - gammaln(a)
-    tail = a * gammaincc(a + 1, t) - log_peak * gammaincc(a, t)
+    head = -_xlogx(1 - above_first) - jnp.sum(jnp.exp(log_p) * log_p)
+    # Beyond: the integral of -f log f, where log f = log(nu / (scale Gamma(a))) - t. That of t f is a Q(a + 1,
+    # t), and Q(a + 1, t) = Q(a, t) + t^a exp(-t) / Gamma(a + 1).
+    log_peak = jnp.log(nu) - _log(scale) - log_gamma
+    edge = jnp.exp(jnp.minimum(a * jnp.log(t[1]) - t[1] - log_gamma, _LARGEST_EXPONENT))
+    tail = (a - log_peak) * beyond + edge
     return jnp.where(scale > 0, jnp.maximum(head + tail, 0) / _LN2, 0)
 
 

@@ -44,7 +44,7 @@ class Subject(NamedTuple):
     learning_rate: float
     seeds: int = 1
     targets: tuple[float, ...] = TARGETS
-    by_hand: bool = True
+    strengths: tuple[float, ...] = STRENGTHS  # to tune by hand; none to leave that out
 
 
 def perceptron(sizes: tuple[int, ...], seed: int) -> Any:
@@ -98,7 +98,7 @@ def regression(quick: bool, width: int = 2048, large: bool = False) -> Subject:
         1e-3,
         1,
         targets,
-        not (quick or large),
+        () if quick or large else STRENGTHS,
     )
 
 
@@ -111,9 +111,10 @@ def language(quick: bool) -> Subject:
 
     train, test = (_lm.windows_of(t, k, context) for t, k in ((text.train, 60_000), (text.test, 512)))
     none = [jnp.zeros(len(t), jnp.int32) for t in (train, test)]
-    targets = (1.0, 1.5, 2.0, 3.0, 4.0)
     init = functools.partial(_lm.init, model)
-    return Subject(init, loss, (train, none[0]), (test, none[1]), 1200, 16, 2e-3, 1, targets)
+    return Subject(
+        init, loss, (train, none[0]), (test, none[1]), 800, 16, 2e-3, 1, (1.0, 2.0, 4.0), STRENGTHS[1::2]
+    )
 
 
 def step_for(params: Any, target: float) -> float:
@@ -124,7 +125,7 @@ def step_for(params: Any, target: float) -> float:
 
 
 def trained(s: Subject, seeds: jax.Array, make: Callable[..., Any], arguments: jax.Array) -> tuple[Any, Any]:
-    """Parameters and states of one training for each seed and row of arguments, which make the transformation."""
+    """Parameters and states of a training for each seed and row of arguments of ``make``."""
     x, y = s.train
     schedule = optax.warmup_cosine_decay_schedule(0.0, s.learning_rate, s.steps // 20, s.steps)
 
@@ -155,7 +156,7 @@ def judged(s: Subject, params: Any, step: float) -> tuple[float, float]:
 
 def by_hand(s: Subject, seed: int) -> list[Any]:
     """The parameters of trainings with constant strengths, the least 0."""
-    strengths = jnp.array([0.0, *STRENGTHS], jnp.float32)
+    strengths = jnp.array([0.0, *s.strengths], jnp.float32)
     seeds = jnp.full(len(strengths), seed)
     return trained(s, seeds, lambda c, r: ggjax.backslash(strength=c, learning_rate=r, clamp=True), strengths)[
         0
@@ -178,7 +179,7 @@ def report(name: str, s: Subject) -> float:
     rows = jnp.array([(t, steps[t]) for t in s.targets] * s.seeds)
     make = lambda row, r: ggjax.backslash_to_rate(row[0], row[1], learning_rate=r)  # noqa: E731
     params, states = trained(s, seeds, make, rows)
-    hands = [by_hand(s, seed) for seed in range(s.seeds)] if s.by_hand else []
+    hands = [by_hand(s, seed) for seed in range(s.seeds)] if s.strengths else []
     worst = 0.0
     for k, target in enumerate(s.targets):
         found = []
