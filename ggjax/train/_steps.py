@@ -62,7 +62,8 @@ def _own(given: dict[str, Any], name: str, shape: tuple[int, ...]) -> jax.Array:
     if name not in given:
         raise ValueError(f"leaf {name!r} has no step: step has the leaves {sorted(given)}")
     own = jnp.asarray(given[name], jnp.float32)
-    fits = own.ndim <= len(shape) and np.broadcast_shapes(own.shape, shape) == shape
+    axes = zip(own.shape[::-1], shape[::-1], strict=False)
+    fits = own.ndim <= len(shape) and all(a in (1, b) for a, b in axes)
     if not fits:
         raise ValueError(
             f"leaf {name!r} of shape {shape} has steps of shape {own.shape}, which do not broadcast"
