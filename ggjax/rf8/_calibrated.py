@@ -34,13 +34,13 @@ def encode_all(
     for name, x, axis in zip(names, leaves, axes, strict=True):
         f = state.factors[name]
         p = plan(f, float(examples), DAMPING, slice(None))
-        out.append(_encode(jnp.asarray(x), p.triangle, p.along_rows, f.view, axis=axis, rounding=rounding))
+        out.append(_encode(jnp.asarray(x), p.rows, p.columns, f.view, axis=axis, rounding=rounding))
     return out
 
 
-@functools.partial(jax.jit, static_argnames=("along_rows", "view", "axis", "rounding"))
+@functools.partial(jax.jit, static_argnames=("view", "axis", "rounding"))
 def _encode(
-    x: jax.Array, triangle: jax.Array, along_rows: bool, view: View, *, axis: Axis, rounding: Rounding
+    x: jax.Array, rows: jax.Array, columns: jax.Array, view: View, *, axis: Axis, rounding: Rounding
 ) -> RF8Array:
     if not x.size:
         return encode_array(x, axis=axis, rounding=rounding)
@@ -55,5 +55,5 @@ def _encode(
         codes, exponent = _rounding.codes_of(bits_of(t), top, jnp.float32, rounding, jnp)
         return floats(codes, exponent, jnp.float32)
 
-    levels = with_feedback(w, triangle, sizes, along_rows, snap)
+    levels = with_feedback(w, rows, columns, sizes, snap)
     return encode_array(view.leaf(levels * sizes).astype(x.dtype), axis=axis, rounding=rounding)

@@ -22,6 +22,9 @@ but one stayed as they are and the factors were exact."""
 
 BATCHES_A_STEP = 4
 
+SAFETY = 0.1
+"""Added to the diagonals of the factors before they are inverted, relative to their mean."""
+
 
 class _Model(NamedTuple):
     """What the descent needs of the model; leaves are dicts of arrays by name."""
@@ -82,7 +85,7 @@ def compensate(
     model = _model_of(apply, flat, batches, output)
     known = _search.planned(chosen, state, damping)
     found = search(known, asked, cap=cap)
-    inverses = {n: _inverse(f, float(known.examples.sum()), damping) for n, f in known.factors.items()}
+    inverses = {n: _inverse(f, float(known.examples.sum())) for n, f in known.factors.items()}
     levels, share = _descend(model, known, found, inverses, order, steps, progress)
     if loss_rise is not None and share > 0:  # once more, as coarse as what was gained allows
         found = _search.near(found, asked / share)
@@ -149,8 +152,8 @@ def _descend(
     leaves = dict(known.leaves)
     free = set(leaves)
     for group in order:
-        own = known._replace(leaves={n: leaves[n] for n in group})
-        new = _search.rounded(own, found.known.plans, found.constant, found.cap)
+        own = found.known._replace(leaves={n: leaves[n] for n in group})
+        new = _search.rounded(own, found.constant, found.cap)
         levels |= new
         leaves |= {n: q.values for n, q in new.items()}
         free -= set(group)
@@ -179,7 +182,7 @@ def _descend(
     return levels, min(mean(leaves, model.judges) / plain, 1.0) if plain > 0 else 1.0
 
 
-def _inverse(f: Factors, examples: float, damping: float) -> tuple[jax.Array, jax.Array]:
+def _inverse(f: Factors, examples: float) -> tuple[jax.Array, jax.Array]:
     """The inverses of the damped factors of a leaf, so scaled that together they invert its curvature."""
     _, m, n = f.view.sizes
     rows, columns, total = f.summed(slice(None))
@@ -187,7 +190,7 @@ def _inverse(f: Factors, examples: float, damping: float) -> tuple[jax.Array, ja
 
     def inverse(x: jax.Array, size: int) -> jax.Array:
         x = x * (size / trace).reshape(-1, *(1,) * (x.ndim - 1))
-        return jnp.linalg.inv(x + damping * jnp.eye(size)[None]) if x.ndim == 3 else 1 / (x + damping)
+        return jnp.linalg.inv(x + SAFETY * jnp.eye(size)[None]) if x.ndim == 3 else 1 / (x + SAFETY)
 
     scale = jnp.where(total > 0, m * n * examples / trace, 0)
     first = inverse(rows, m)

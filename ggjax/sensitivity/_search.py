@@ -9,13 +9,11 @@ import numpy as np
 
 from ggjax._internal import trees
 from ggjax.sensitivity import _counting, _plans
-from ggjax.sensitivity._levels import Levels, round_leaf
+from ggjax.sensitivity._levels import Levels, round_leaf, spread_of
 from ggjax.sensitivity._predict import rise
-from ggjax.sensitivity._state import Factors, Sensitivity, leaf_of
+from ggjax.sensitivity._state import HALVES, Factors, Sensitivity, leaf_of
 
-DAMPING = 0.1
-"""Of 0.001, 0.01 and 0.1 the best on a small language model, from 10 to 200 batches: less trusts factors of few
-examples too far."""
+DAMPING = 1.0
 
 CAP = 1.5
 CAPS = (1, 2, 4)
@@ -36,19 +34,24 @@ both jump, as whole rows become zero."""
 MOST = 4.0
 """No measurement corrects a prediction by a larger factor."""
 
+BOTH, FIRST = slice(None), slice(0, 1)
+TINY = 1e-6
+"""A constant at which steps are so fine that they do not depend on the weights."""
+
 GRAIN = 512
 """Constants are powers of 2^(1/512): a sum that a device rounds otherwise seldom leads to another one."""
 
 
 class Planned(NamedTuple):
-    """Leaves that are to be rounded, and the plans for them."""
+    """Leaves that are to be rounded, and how."""
 
     leaves: dict[str, Any]
     factors: dict[str, Factors]
     examples: np.ndarray  # of both halves of the gradients
-    plans: dict[str, _plans.Plan]  # by all gradients
-    first: dict[str, _plans.Plan]  # by the first half only, to be judged by the second
+    spreads: dict[str, Any]  # of the matrices of the leaves
     measured: Any  # what was measured of trial roundings, as the state has it
+    damping: float
+    sides: _plans.Sides = "both"
 
     @property
     def size(self) -> int:
@@ -67,13 +70,11 @@ class Found(NamedTuple):
 
 
 def planned(leaves: dict[str, Any], state: Sensitivity, damping: float = DAMPING) -> Planned:
-    """The plans for some leaves, by name. ValueError as ``round_to`` has it."""
+    """What is to be known of some leaves, by name. ValueError as ``round_to`` has it."""
     examples = checked(leaves, state)
-    every, first = (
-        {n: _plans.plan(state.factors[n], float(examples[which].sum()), damping, which) for n in leaves}
-        for which in (slice(None), slice(0, 1))
-    )
-    return Planned(leaves, {n: state.factors[n] for n in leaves}, examples, every, first, state.measured)
+    factors = {n: state.factors[n] for n in leaves}
+    spreads = {n: spread_of(x, factors[n].view) for n, x in leaves.items()}
+    return Planned(leaves, factors, examples, spreads, state.measured, damping)
 
 
 def checked(leaves: dict[str, Any], state: Sensitivity) -> np.ndarray:
@@ -105,7 +106,7 @@ def bits_again(known: Planned, asked: float, *, cap: float, start: float) -> tup
     """(how far it is from what is asked, the constant, the bits per weight) of one plan and cap."""
 
     def bits(constant: float) -> float:
-        return _counting.bits_of(rounded(known, known.plans, constant, cap)) / known.size
+        return _counting.bits_of(rounded(known, constant, cap)) / known.size
 
     return _nearest(bits, start, asked, slope=-1.0)
 
@@ -136,7 +137,7 @@ def near(found: Found, asked: float) -> Found:
 
 def at(known: Planned, cap: float, constant: float) -> Found:
     """The levels of a plan, a cap and a constant."""
-    levels = rounded(known, known.plans, constant, cap)
+    levels = rounded(known, constant, cap)
     return Found(levels, _rises(known, constant, cap), known, cap, constant)
 
 
@@ -148,10 +149,9 @@ def _of_all_ways(
     asked: float,
 ) -> list[Found]:
     """What comes near enough to what is asked, of every cap, and of one step for all."""
-    plain = {n: _plans.plain(f) for n, f in known.factors.items()}
-    ways = [(known, k * cap) for k in CAPS]
+    ways = [(known, c * cap) for c in CAPS]
     # The trial roundings followed the factors; one step for all does not, and costs about what is predicted.
-    ways.append((known._replace(plans=plain, first=plain, measured=known.measured[:0]), CAPS[-1] * cap))
+    ways.append((known._replace(sides="none", measured=known.measured[:0]), CAPS[-1] * cap))
     tried = [(nearest(*way), way) for way in ways]
     found = [at(*way, constant) for (miss, constant, _), way in tried if miss <= NEAR]
     if not found:
@@ -168,7 +168,7 @@ def _rises(known: Planned, constant: float, cap: float) -> dict[str, float]:
     the one and more than the mean of the two. Three quarters of the way in the logarithm are close to what is
     measured. What was measured of other roundings corrects it.
     """
-    errors = changes(known, rounded(known, known.first, constant, cap))
+    errors = changes(known, rounded(known, constant, cap, FIRST))
     unseen, seen = (rises_of(known, errors, half) for half in (1, 0))
     factor = correction(known.measured, sum(unseen.values()))
     return {n: factor * max(u**0.75 * seen[n] ** 0.25, (u + seen[n]) / 2) for n, u in unseen.items()}
@@ -194,17 +194,31 @@ def correction(measured: Any, predicted: float) -> float:
     return float(np.exp(np.interp(math.log(predicted), np.log(found[:, 0]), ratios)))
 
 
-def rounded(known: Planned, plans: dict[str, _plans.Plan], constant: float, cap: float) -> dict[str, Levels]:
-    return {
-        n: round_leaf(x, plans[n][1:], constant, cap, known.factors[n].view, plans[n].along_rows)
-        for n, x in known.leaves.items()
-    }
+def rounded(known: Planned, constant: float, cap: float, which: slice = BOTH) -> dict[str, Levels]:
+    """The levels by a constant and a cap, from both halves of the gradients or the first."""
+    found = {}
+    for n, x in known.leaves.items():
+        f = known.factors[n]
+        found[n] = round_leaf(x, plan_of(known, n, constant, which), cap, f.view)
+    return found
+
+
+def plan_of(known: Planned, name: str, constant: float, which: slice = BOTH) -> _plans.Plan:
+    """The plan for a leaf."""
+    used = np.zeros(HALVES, np.float32)
+    used[which] = known.examples[which]
+    return _plans.plan(
+        known.factors[name], used, constant, known.spreads[name], known.damping, sides=known.sides
+    )
 
 
 def typical(known: Planned) -> float:
     """The constant at which steps are about a standard deviation, by the geometric mean over all weights."""
     logs = [
-        x.size * math.log2(max(float(jnp.std(trees.wide(x))), 1e-30) / min(float(known.plans[n].step), 1e30))
+        x.size
+        * math.log2(
+            max(float(jnp.std(trees.wide(x))), 1e-30) / min(float(plan_of(known, n, TINY).step) / TINY, 1e30)
+        )
         for n, x in known.leaves.items()
     ]
     return 2.0 ** (sum(logs) / known.size)

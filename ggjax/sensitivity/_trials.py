@@ -42,7 +42,7 @@ def tried(params: Any, state: Sensitivity, cost: Callable[[Any], np.ndarray]) ->
     typical = 2 * _search.typical(known)
     found = []
     for bits in BITS:
-        levels = _search.rounded(known, known.first, typical * 2.0**-bits, _search.CAP)
+        levels = _search.rounded(known, typical * 2.0**-bits, _search.CAP, _search.FIRST)
         predicted = sum(_search.rises_of(known, _search.changes(known, levels), 1).values())
         measured = cost(flat.with_named({n: q.values for n, q in levels.items()}))
         mean = float(measured.mean(dtype=np.float64))

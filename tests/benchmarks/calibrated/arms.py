@@ -4,6 +4,7 @@ Every arm is judged by the bytes of the codec. Those between one step for all an
 sensitivity are built from the library's own pieces, with a part of what the factors say withheld.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +18,6 @@ from ggjax.codec import _calibrated
 from ggjax.sensitivity import Factors, Levels, Sensitivity, _plans, _search
 from ggjax.sensitivity._levels import round_leaf
 from ggjax.sensitivity._plans import Plan
-from tests.benchmarks.calibrated import both
 from tests.benchmarks.calibrated.subject import Subject, bits_of
 
 PLAIN = {
@@ -76,7 +76,7 @@ def _one_step(x: Any) -> Callable[[float], Levels]:
         jnp.zeros((2, 1, x.size)), jnp.zeros((2, 1, 1)), ggjax.sensitivity.init({"x": x}).factors["x"].view
     )
     plan = _plans.plain(f)
-    return lambda step: round_leaf(x, plan[1:], step, NO_CAP, f.view, True)
+    return lambda step: round_leaf(x, plan, step, NO_CAP, f.view)
 
 
 def calibrated(subject: Subject, arm: str, state: Sensitivity) -> Callable[[float], Rounding]:
@@ -86,19 +86,11 @@ def calibrated(subject: Subject, arm: str, state: Sensitivity) -> Callable[[floa
     """
     leaves = chosen_of(subject)
     examples = float(np.asarray(state.examples).sum())
-    plans: dict[str, Any] = {}
-    for n in leaves:
-        make = both.plan if arm == "both" else plan_of
-        plans[n] = make(state.factors[n], examples, arm)
+    plans = {n: plan_of(state.factors[n], examples, arm) for n in leaves}
 
     def at(constant: float) -> Rounding:
-        levels = {}
-        for n, x in leaves.items():
-            view, plan = state.factors[n].view, plans[n]
-            if arm == "both":
-                levels[n] = both.round_leaf(x, plan, constant, _search.CAP, view)
-            else:
-                levels[n] = round_leaf(x, plan[1:], constant, _search.CAP, view, plan.along_rows)
+        views = {n: state.factors[n].view for n in leaves}
+        levels = {n: round_leaf(x, plans[n], constant, _search.CAP, views[n]) for n, x in leaves.items()}
         return _rounding(subject, leaves, levels)
 
     return at
@@ -111,19 +103,22 @@ def start_of(subject: Subject, rise: float) -> float:
 
 def plan_of(f: Factors, examples: float, arm: str) -> Plan:
     """The plan of a leaf by a part of what its factors say."""
-    whole = _plans.plan(f, examples, _search.DAMPING, slice(None))
+    plan = functools.partial(_plans.plan, examples=examples, damping=_search.DAMPING, which=slice(None))
+    if arm == "both":
+        return plan(f)
+    whole = plan(f, sides="one")
     if arm == "rows_columns":
         return whole
     if arm == "leaf":
         f = Factors(_flat(f.rows), _flat(f.columns), f.view)
     elif arm == "diagonal":
         f = Factors(_diagonal(f.rows), _diagonal(f.columns), f.view)
-    elif whole.along_rows:
+    elif whole.rows.shape[-1] > 1:
         f = Factors(f.rows, _flat(f.columns), f.view)
     else:
         f = Factors(_flat(f.rows), f.columns, f.view)
-    plan = _plans.plan(f, examples, _search.DAMPING, slice(None))
-    return _even(plan) if arm == "feedback" else plan
+    part = plan(f, sides="one")
+    return _even(part) if arm == "feedback" else part
 
 
 def _diagonal(x: Any) -> Any:
