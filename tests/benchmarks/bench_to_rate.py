@@ -204,7 +204,7 @@ def report(name: str, s: Subject) -> float:
 SUBJECTS = {
     "digits": digits,
     "regression": regression,
-    "regression, large": functools.partial(regression, width=6144, large=True),
+    "large": functools.partial(regression, width=6144, large=True),
     "language": language,
 }
 
