@@ -14,8 +14,11 @@ from ggjax.rf8._format import WINDOW, floats
 from ggjax.rf8._rounding import Rounding
 from ggjax.sensitivity import Sensitivity, View
 from ggjax.sensitivity._levels import with_feedback
+from ggjax.sensitivity._planned import checked
 from ggjax.sensitivity._plans import plan
-from ggjax.sensitivity._search import DAMPING, checked
+
+DAMPING = 0.3
+"""How far to distrust the factors, as a multiple of what their halves say of their noise."""
 
 
 def encode_all(
@@ -29,11 +32,12 @@ def encode_all(
     for name, x in zip(names, leaves, strict=True):
         if isinstance(x, jax.core.Tracer):
             raise ValueError(f"leaf {name!r}: a sensitivity needs the weights themselves: call it outside jit")
-    examples = checked(dict(zip(names, leaves, strict=True)), state).sum()
+    examples = checked(dict(zip(names, leaves, strict=True)), state)
     out = []
     for name, x, axis in zip(names, leaves, axes, strict=True):
         f = state.factors[name]
-        p = plan(f, float(examples), DAMPING, slice(None))
+        # Steps do not count here: the grid has its own, too fine for the weights themselves to matter.
+        p = plan(f, examples, 0.0, jnp.ones(f.view.sizes[0]), DAMPING)
         out.append(_encode(jnp.asarray(x), p.rows, p.columns, f.view, axis=axis, rounding=rounding))
     return out
 

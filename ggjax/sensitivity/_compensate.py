@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.sensitivity import _outputs, _search
+from ggjax.sensitivity import _outputs, _planned, _search
 from ggjax.sensitivity._levels import Levels
 from ggjax.sensitivity._outputs import Output
+from ggjax.sensitivity._planned import Planned
 from ggjax.sensitivity._rounding import Rounded, asked_of, chosen_of, rounded_tree
-from ggjax.sensitivity._search import CAP, DAMPING, Found, Planned
+from ggjax.sensitivity._search import CAP, Found
 from ggjax.sensitivity._state import Factors, Sensitivity
 
 SCALES = (0.03, 0.1, 0.3, 1.0)
@@ -46,7 +47,7 @@ def compensate(
     output: Output = "logits",
     groups: Sequence[Sequence[str]] | None = None,
     steps: int = 2,
-    damping: float = DAMPING,
+    damping: float | None = None,
     cap: float = CAP,
     mask: trees.Mask = masks.kernels,
     progress: Callable[[str, float], None] | None = None,
@@ -83,7 +84,7 @@ def compensate(
     chosen = chosen_of(flat)
     order = _groups_of(list(chosen), groups)
     model = _model_of(apply, flat, batches, output)
-    known = _search.planned(chosen, state, damping)
+    known = _planned.planned(chosen, state, damping)
     found = search(known, asked, cap=cap)
     inverses = {n: _inverse(f, float(known.examples.sum())) for n, f in known.factors.items()}
     levels, share = _descend(model, known, found, inverses, order, steps, progress)
@@ -153,9 +154,9 @@ def _descend(
     free = set(leaves)
     for group in order:
         own = found.known._replace(leaves={n: leaves[n] for n in group})
-        new = _search.rounded(own, found.constant, found.cap)
+        new = _planned.rounded(own, found.constant, found.cap)
         levels |= new
-        leaves |= {n: q.values for n, q in new.items()}
+        leaves |= _planned.values_of(new, known.leaves)
         free -= set(group)
         left = mean(leaves, turn(seen))
         for _ in range(steps if free else 0):
@@ -178,7 +179,7 @@ def _descend(
             leaves = best
         if progress is not None:
             progress(group[-1], left)
-    plain = mean({n: q.values for n, q in found.levels.items()}, model.judges)
+    plain = mean(_planned.values_of(found.levels, known.leaves), model.judges)
     return levels, min(mean(leaves, model.judges) / plain, 1.0) if plain > 0 else 1.0
 
 

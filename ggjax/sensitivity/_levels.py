@@ -56,7 +56,7 @@ def round_leaf(x: jax.Array, plan: Plan, cap: float, view: View) -> Levels:
 
 @functools.partial(jax.jit, static_argnames="view")
 def spread_of(x: jax.Array, view: View) -> jax.Array:
-    """float32 (b,): the standard deviations of the matrices of a leaf; where one is 0 the largest weight, or 1."""
+    """float32 (b,): the standard deviations of the matrices of a leaf; the largest weight or 1 for 0."""
     w = view.matrices(x.astype(jnp.float32))
     spread = jnp.std(w, axis=(1, 2))
     return jnp.where(spread > 0, spread, jnp.maximum(jnp.abs(w).max((1, 2)), 1.0))

@@ -26,12 +26,14 @@ from ggjax.sensitivity import _feedback
 from ggjax.sensitivity._state import Factors
 
 Sides: TypeAlias = Literal["both", "rows", "columns", "none"]
-"""What makes errors good: later rows and later columns, or one of them; with "none" there is one step for all."""
+"""What makes errors good: later rows and columns, or one of them; with "none" there is one step for all."""
 
-WATER = 1.0
+WATER = 2.0
 LEAST = 1e-4
 """Less damping than this is beyond what float32 can tell."""
 MOST_NOISE = 0.9
+MOST_THETA = 100.0
+"""Where all steps are about the spread of the weights. Whoever asks for fewer bits still gets coarser ones."""
 
 
 class Plan(NamedTuple):
@@ -47,7 +49,7 @@ class Plan(NamedTuple):
 class _Axis(NamedTuple):
     """The rows or the columns: what an error costs there, by the root of the share of each."""
 
-    triangle: jax.Array  # (b, k, k), or (b, 1, 1) of a diagonal factor
+    triangle: jax.Array  # (b, k, k), or (b, 1, 1) without feedback
     alone: jax.Array  # (b, k), the roots of the diagonal
     made_good: jax.Array  # (b, k), where later ones make it good
 
@@ -75,14 +77,14 @@ def plan(
     b, m, n = f.view.sizes
     if sides == "none":
         alone = jnp.ones((b, 1, 1))
-        steps = (jnp.zeros((b, k), jnp.int8) for k in (m, n))
-        return Plan(alone, alone, *steps, jnp.asarray(constant, jnp.float32))
+        rows, columns = (jnp.zeros((b, k), jnp.int8) for k in (m, n))
+        return Plan(alone, alone, rows, columns, jnp.asarray(constant, jnp.float32))
     used = (examples > 0).astype(jnp.float32)
     total = jnp.tensordot(used, _traces(f.columns), 1)  # (b,)
     c = total / (m * n) / examples.sum()
     theta = WATER * constant**2 / 12 / jnp.maximum(c * jnp.square(spread), 1e-30)
     # So that what both factors together say of their mean is 1 + theta.
-    level = jnp.sqrt(1 + jnp.minimum(theta, 1e6)) - 1
+    level = jnp.sqrt(1 + jnp.minimum(theta, MOST_THETA)) - 1
     first = _axis(f.rows, used, level, damping, sides != "columns")
     second = _axis(f.columns, used, level, damping, sides != "rows")
     known = (c > 0)[:, None]
@@ -123,14 +125,15 @@ def _of_halves(x: jax.Array, used: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     def unit(x: jax.Array, traces: jax.Array) -> jax.Array:
         traces = traces.reshape(*traces.shape, *(1,) * len(axes))
-        return jnp.where(traces > 0, x * (size / jnp.where(traces > 0, traces, 1)), identity)
+        scaled = x * (size / jnp.where(traces > 0, traces, 1))
+        return jnp.where(traces > 0, scaled, jnp.expand_dims(identity, tuple(range(x.ndim - len(axes)))))
 
     traces = _traces(x) * used[:, None]  # (2, b)
     factor = unit(jnp.einsum("h,h...->...", used, x), traces.sum(0))
     halves = unit(x, _traces(x))
-    share = traces / jnp.maximum(traces.sum(0), 1e-30)
+    share = traces / jnp.maximum(traces.sum(0, keepdims=True), 1e-30)
     noise = jnp.square(share).sum(0) * jnp.square(halves[0] - halves[1]).sum([a - 1 for a in axes]) / 2
-    distance = jnp.square(factor - identity).sum([a - 1 for a in axes])
+    distance = jnp.square(factor - identity[None]).sum([a - 1 for a in axes])
     return factor, jnp.clip(noise / jnp.maximum(distance, 1e-12), 0, MOST_NOISE)
 
 

@@ -58,6 +58,8 @@ def round_both(
       Levels as float32 (m, n).
     """
     m, n = w.shape
+    if not w.size:
+        return w
     (high, pad_m), (wide, pad_n) = _blocks(m), _blocks(n)
     around = ((0, pad_m), (0, pad_n))
     # Where nothing is left to round: weights of 0 beside unit factors.
