@@ -31,8 +31,10 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
     from ggjax.reshape import DeepShapeInfo as DeepShapeInfo
     from ggjax.reshape import deepshape as deepshape
     from ggjax.train import BackSlashState as BackSlashState
+    from ggjax.train import BackSlashToRateState as BackSlashToRateState
     from ggjax.train import apply_updates_stochastic as apply_updates_stochastic
     from ggjax.train import backslash as backslash
+    from ggjax.train import backslash_to_rate as backslash_to_rate
     from ggjax.train import follow_learning_rate as follow_learning_rate
 
 __version__ = "0.1.0"
@@ -57,7 +59,14 @@ _PUBLIC = {
     "reshape": ("DeepShapeInfo", "deepshape"),
     "rf8": (),
     "sensitivity": (),
-    "train": ("BackSlashState", "apply_updates_stochastic", "backslash", "follow_learning_rate"),
+    "train": (
+        "BackSlashState",
+        "BackSlashToRateState",
+        "apply_updates_stochastic",
+        "backslash",
+        "backslash_to_rate",
+        "follow_learning_rate",
+    ),
 }
 """The public packages, and the names of each that can be had from ``ggjax`` itself."""
 

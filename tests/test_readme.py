@@ -37,7 +37,7 @@ PROGRAMS = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", README, re
 
 
 def test_every_program_is_followed_by_what_it_prints():
-    assert [code for code, _ in PROGRAMS] == blocks("python") and len(PROGRAMS) == 5
+    assert [code for code, _ in PROGRAMS] == blocks("python") and len(PROGRAMS) == 6
 
 
 @pytest.mark.parametrize(("code", "printed"), PROGRAMS, ids=range(len(PROGRAMS)))
@@ -104,6 +104,13 @@ def test_every_public_name_is_documented():
                 continue
             doc = inspect.getdoc(thing)
             assert doc, f"{module.__name__}.{name} has no docstring"
-    for name in ("gg_init", "gg_reinit", "backslash", "deepshape", "apply_updates_stochastic"):
+    for name in (
+        "gg_init",
+        "gg_reinit",
+        "backslash",
+        "backslash_to_rate",
+        "deepshape",
+        "apply_updates_stochastic",
+    ):
         doc = inspect.getdoc(getattr(ggjax, name))
         assert all(part in doc for part in ("Args:", "Returns:", ">>> ")), name

@@ -9,7 +9,8 @@ that it works for any function of a tree of arrays).
 ``estimate`` makes a ``Sensitivity`` from a model and some batches, without labels; ``init`` and ``update`` do
 it inside a loop of one's own; ``from_second_moments`` takes what Adam knows already. ``predict`` then tells
 what any change of the weights costs, and ``round_to`` rounds them so that it costs least; ``compensate`` does
-so leaf after leaf, and lets later leaves make good the errors of earlier ones.
+so leaf after leaf, and lets later leaves make good the errors of earlier ones. ``row_steps`` gives the steps of
+rows to ``ggjax.backslash_to_rate``.
 """
 
 from ggjax.sensitivity._compensate import compensate as compensate
@@ -22,6 +23,7 @@ from ggjax.sensitivity._predict import Prediction as Prediction
 from ggjax.sensitivity._predict import predict as predict
 from ggjax.sensitivity._rounding import Rounded as Rounded
 from ggjax.sensitivity._rounding import round_to as round_to
+from ggjax.sensitivity._row_steps import row_steps as row_steps
 from ggjax.sensitivity._state import Factors as Factors
 from ggjax.sensitivity._state import Sensitivity as Sensitivity
 from ggjax.sensitivity._state import init as init

@@ -5,3 +5,5 @@ from ggjax.train._backslash import backslash as backslash
 from ggjax.train._penalty import penalty as penalty
 from ggjax.train._schedules import follow_learning_rate as follow_learning_rate
 from ggjax.train._stochastic import apply_updates_stochastic as apply_updates_stochastic
+from ggjax.train._to_rate import BackSlashToRateState as BackSlashToRateState
+from ggjax.train._to_rate import backslash_to_rate as backslash_to_rate

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax._internal import trees
+from ggjax.train import _steps
 
 
 def check(
@@ -43,6 +44,36 @@ def check(
     trees.check_positive("estimate_every", estimate_every)
     if trees.is_concrete(estimate_every) and (estimate_every != int(estimate_every) or estimate_every < 1):
         raise ValueError(f"estimate_every must be a whole number of at least 1, got {estimate_every!r}")
+    _check_flags_and_mask(mask, flags)
+
+
+def check_to_rate(
+    target_bits: Any,
+    step: Any,
+    learning_rate: Any,
+    start: Any,
+    eps: Any,
+    mask: Any,
+    **flags: Any,
+) -> None:
+    """Raise a ValueError or TypeError that names the argument which ``backslash_to_rate`` cannot use."""
+    _steps.check(step)
+    for name, value in {
+        "target_bits": target_bits,
+        "learning_rate": learning_rate,
+        "start": start,
+        "eps": eps,
+    }.items():
+        if callable(value) and name in ("target_bits", "learning_rate"):
+            continue
+        check = trees.check_not_negative if name == "learning_rate" else trees.check_positive
+        check(name, value)
+        if np.ndim(value):
+            raise ValueError(f"{name} must be one number, got an array of shape {np.shape(value)}")
+    _check_flags_and_mask(mask, flags)
+
+
+def _check_flags_and_mask(mask: Any, flags: dict[str, Any]) -> None:
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be a bool, got {flag!r}")

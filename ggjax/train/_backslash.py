@@ -10,12 +10,7 @@ import optax
 
 from ggjax import masks
 from ggjax._internal import pack, trees
-from ggjax.train import _arguments, _law, _packs, _step
-
-NO_PARAMS = (
-    "backslash works on the parameters and got none: call update(updates, state, params), and put "
-    "backslash after the optimizer in optax.chain"
-)
+from ggjax.train import _arguments, _law, _packs, _select, _step
 
 
 class BackSlashState(NamedTuple):
@@ -179,10 +174,8 @@ def backslash(
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, BackSlashState]:
         del extra
-        if params is None:
-            raise ValueError(NO_PARAMS)
-        flat = _select(params, updates, mask)
-        weights, steps = flat.weights(), _like(flat, updates)
+        flat, steps = _select.select(params, updates, mask)
+        weights = flat.weights()
         count = jnp.asarray(optax.safe_increment(state.count))
         if not weights:
             return updates, state._replace(count=count)
@@ -213,15 +206,3 @@ def backslash(
         return steps.replace(packing.unpack(new)), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _select(params: Any, updates: Any, mask: trees.Mask) -> trees.Flat:
-    """The parameters, of which those leaves are selected that the mask selects and that have an update."""
-    flat = trees.flatten(params, mask, needs_weights=False)
-    updated = [u is not None for u in flat.treedef.flatten_up_to(updates)]
-    return flat._replace(selected=[s and u for s, u in zip(flat.selected, updated, strict=True)])
-
-
-def _like(flat: trees.Flat, tree: Any) -> trees.Flat:
-    """Another tree of the same structure, with the same leaves selected."""
-    return flat._replace(leaves=flat.treedef.flatten_up_to(tree))

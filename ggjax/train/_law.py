@@ -49,10 +49,8 @@ def fit(
       per_leaf: one law for each leaf instead of one for all.
     """
     dtype = trees.wide_dtype(*(jnp.result_type(x) for x in packs))
-    first, second = (_over_shards(packing.sums(f, packs, dtype), axes) for f in (jnp.abs, jnp.square))
-    # The sum over all leaves must not overflow either. The comparisons are False for NaN.
-    info = jnp.finfo(dtype)
-    fitted = (second < float(info.max) / len(axes)) & ((second > float(info.tiny)) | (first == 0))
+    first, second = (over_shards(packing.sums(f, packs, dtype), axes) for f in (jnp.abs, jnp.square))
+    fitted = can_be_fitted(first, second, len(axes))
     counts = sizes(packing.shapes, axes).astype(dtype)
     first, second, n = (jnp.where(fitted, v, 0) for v in (first, second, counts))
     if not per_leaf:
@@ -60,6 +58,13 @@ def fit(
     nu, bits = _step.law(first, second, n, gg_shape)
     nu = jnp.where(fitted if per_leaf else jnp.any(fitted), nu, 0)
     return Law(nu.astype(jnp.float32), bits.astype(jnp.float32), fitted)
+
+
+def can_be_fitted(first: jax.Array, second: jax.Array, leaves: int) -> jax.Array:
+    """Which of so many leaves can be fitted, from their sums of |theta| and theta^2."""
+    # The sum over all leaves must not overflow either. The comparisons are False for NaN.
+    info = jnp.finfo(second.dtype)
+    return (second < float(info.max) / leaves) & ((second > float(info.tiny)) | (first == 0))
 
 
 @functools.partial(jax.jit, static_argnames=("packing", "axes", "per_leaf"))
@@ -103,7 +108,7 @@ def shard_axes(names: Sequence[str], leaves: Sequence[Any], axis_name: AxisName)
     return tuple(mesh.spread(leaf, wanted) for leaf in leaves)
 
 
-def _over_shards(parts: Sequence[jax.Array], axes: Sequence[Axes]) -> jax.Array:
+def over_shards(parts: Sequence[jax.Array], axes: Sequence[Axes]) -> jax.Array:
     """A vector of the sums of the leaves, each summed over its mesh axes: one ``psum`` for each set of axes, in
     the order of the leaves, which is the same on all devices."""
     sums = list(parts)

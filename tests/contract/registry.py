@@ -15,13 +15,20 @@ KEY = jax.random.key(0)
 STEP = 2.0**-6
 
 
-def backslash_once(tree: Any) -> Any:
-    """The updates that BackSlash makes of small ones."""
-    tx = ggjax.backslash(0.5, eps=0.1, mask=None)
+def updates_by(tx: optax.GradientTransformation, tree: Any) -> Any:
+    """The updates that a transformation makes of small ones."""
     updates = jax.tree.map(
         lambda x: jnp.full_like(x, 2**-10 if jnp.issubdtype(x.dtype, np.floating) else 0), tree
     )
     return tx.update(updates, tx.init(tree), tree)[0]
+
+
+def backslash_once(tree: Any) -> Any:
+    return updates_by(ggjax.backslash(0.5, eps=0.1, mask=None), tree)
+
+
+def to_rate_once(tree: Any) -> Any:
+    return updates_by(ggjax.backslash_to_rate(2.0, STEP, learning_rate=0.1, start=1.0, mask=None), tree)
 
 
 class Case(NamedTuple):
@@ -37,6 +44,7 @@ CASES = {
     "fit_interp": Case(lambda t: ggjax.gennorm.fit(t, center=True, method="interp"), False, False),
     "gg_reinit": Case(lambda t: ggjax.gg_reinit(KEY, t, 0.8), True, False),
     "backslash": Case(backslash_once, True, False),
+    "backslash_to_rate": Case(to_rate_once, True, False),
     "apply_updates_stochastic": Case(
         lambda t: ggjax.apply_updates_stochastic(t, jax.tree.map(jnp.zeros_like, t), KEY), True, True
     ),
@@ -49,6 +57,12 @@ CASES = {
     "penalty": Case(lambda t: ggjax.rate.penalty(t, eps=0.1, mask=None), False, False),
 }
 NAMES = sorted(CASES)
+TRANSFORMATIONS = {
+    "backslash": ggjax.backslash(0.5, eps=0.1),
+    "backslash_to_rate": ggjax.backslash_to_rate(2.0, STEP, learning_rate=0.1),
+}
+"""Those of the cases that take updates."""
+
 JITTED = {name: jax.jit(case.function) for name, case in CASES.items()}
 
 

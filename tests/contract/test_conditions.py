@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import ggjax
 from ggjax import gennorm, rate, rf8
-from tests.contract.registry import CASES, JITTED, NAMES, assert_close, leaves_of, signature
+from tests.contract.registry import CASES, JITTED, NAMES, TRANSFORMATIONS, assert_close, leaves_of, signature
 
 WEIGHTS = {"w": 0.3 * jax.random.normal(jax.random.key(5), (8, 8))}
 CODES = rf8.tree_encode(WEIGHTS)
@@ -57,10 +57,10 @@ def test_leaves_that_are_not_weights_pass(name):
         "fp4": jnp.ones(4, jnp.float4_e2m1fn),
     }
     params = {**WEIGHTS, **foreign}
-    if name in ("backslash", "apply_updates_stochastic"):  # the updates have None in these places
-        tx = ggjax.backslash(0.5, eps=0.1)
+    if name in (*TRANSFORMATIONS, "apply_updates_stochastic"):  # the updates have None in these places
         updates = {**jax.tree.map(jnp.ones_like, WEIGHTS), **dict.fromkeys(foreign)}
-        if name == "backslash":
+        if name in TRANSFORMATIONS:
+            tx = TRANSFORMATIONS[name]
             new, _ = tx.update(updates, tx.init({**WEIGHTS, **dict.fromkeys(foreign)}), params)
             assert all(new[k] is None for k in foreign)
         else:
@@ -82,7 +82,7 @@ def test_leaves_that_are_not_weights_pass(name):
 def test_modules_of_nnx_with_their_random_state(name):
     model = nnx.Sequential(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(1)))
     state = nnx.state(model)
-    if name in ("backslash", "apply_updates_stochastic"):
+    if name in (*TRANSFORMATIONS, "apply_updates_stochastic"):
         pytest.skip("takes updates, which exist for nnx.Param only")
     assert all(np.isfinite(v).all() for v in leaves_of(jax.tree.leaves(CASES[name].function(state))[:1]))
 

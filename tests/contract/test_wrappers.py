@@ -20,6 +20,10 @@ def chain() -> optax.GradientTransformationExtraArgs:
     return optax.chain(optax.sgd(0.1), ggjax.backslash(0.5, clamp=True))
 
 
+def to_rate(**options: Any) -> optax.GradientTransformationExtraArgs:
+    return ggjax.backslash_to_rate(2.0, 0.05, learning_rate=0.1, **options)
+
+
 def train(tx: optax.GradientTransformation, steps: int = 4) -> tuple[Any, Any, Any]:
     """Parameters, state and the first state after some jitted steps with gradients of ones."""
     params = {k: v for k, v in tree().items() if k in ("kernel", "zeros", "half")}
@@ -51,6 +55,14 @@ WRAPPERS = {
     "per_leaf": lambda: ggjax.backslash(0.5, per_leaf=True),
     "estimate_every": lambda: ggjax.backslash(0.5, estimate_every=2, per_leaf=True),
     "adam": lambda: optax.chain(optax.adam(1e-2), ggjax.backslash(0.5)),
+    "to_rate": lambda: optax.chain(optax.adam(1e-2), to_rate()),
+    "to_rate_per_leaf": lambda: to_rate(per_leaf=True),
+    "to_rate_MultiSteps": lambda: optax.MultiSteps(optax.chain(optax.sgd(0.1), to_rate()), 2),
+    "to_rate_masked": lambda: optax.masked(to_rate(), lambda p: {k: k != "zeros" for k in p}),
+    "to_rate_injected": lambda: optax.inject_hyperparams(
+        ggjax.backslash_to_rate,
+        hyperparam_dtype=jnp.float32,
+    )(target_bits=lambda count: 3.0 + count, step=0.1, learning_rate=0.1),
     "masked": lambda: optax.masked(chain(), lambda p: {k: k != "zeros" for k in p}),
     "masked_everything": lambda: optax.masked(chain(), lambda p: dict.fromkeys(p, False)),
     "multi_transform": lambda: optax.multi_transform({"shrunk": chain(), "plain": optax.sgd(0.1)}, labels),

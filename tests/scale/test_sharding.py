@@ -41,10 +41,18 @@ COLLECTIVE = re.compile(
     r"(?:-start)?\("
 )
 STEP = 2.0**-6
+STEPS = {k: np.full((*s[:-1], 1) if s else (), STEP, np.float32) for k, s in SHAPES.items()}
+"""Of rows."""
 
 
 def backslash_step(options, params):
     tx = optax.chain(optax.scale(0.1), ggjax.backslash(0.5, **options))
+    updates, state = tx.update(params, tx.init(params), params)
+    return optax.apply_updates(params, updates), state
+
+
+def to_rate_step(step, params):
+    tx = optax.chain(optax.scale(0.1), ggjax.backslash_to_rate(2.0, step, learning_rate=0.1))
     updates, state = tx.update(params, tx.init(params), params)
     return optax.apply_updates(params, updates), state
 
@@ -57,6 +65,8 @@ FUNCTIONS = {
     "backslash": functools.partial(backslash_step, {}),
     "backslash_per_leaf": functools.partial(backslash_step, {"per_leaf": True}),
     "backslash_masked": functools.partial(backslash_step, {"mask": rows_only, "estimate_every": 2}),
+    "to_rate": functools.partial(to_rate_step, STEP),
+    "to_rate_rows": functools.partial(to_rate_step, STEPS),
     "deepshape": lambda p: ggjax.deepshape(p, step=STEP, min_count=3),
     "rf8": lambda p: rf8.tree_encode(p),
     "rf8_by_column": lambda p: rf8.tree_decode(rf8.tree_encode(p, axis=0)),
@@ -127,7 +137,16 @@ def test_the_result_is_that_of_whole_weights(name, mesh):
 
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize(
-    "name", ["backslash", "backslash_per_leaf", "backslash_masked", "deepshape", "rf8_by_column"]
+    "name",
+    [
+        "backslash",
+        "backslash_per_leaf",
+        "backslash_masked",
+        "to_rate",
+        "to_rate_rows",
+        "deepshape",
+        "rf8_by_column",
+    ],
 )
 def test_leaves_keep_their_sharding(name, mesh):
     params = placed(mesh, tree())

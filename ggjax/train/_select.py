@@ -1,0 +1,26 @@
+"""The leaves that BackSlash acts on, and their updates."""
+
+from typing import Any
+
+from ggjax._internal import trees
+
+NO_PARAMS = (
+    "backslash works on the parameters and got none: call update(updates, state, params), and put "
+    "backslash after the optimizer in optax.chain"
+)
+
+
+def select(params: Any, updates: Any, mask: trees.Mask) -> tuple[trees.Flat, trees.Flat]:
+    """The parameters and the updates, of which those leaves are selected that the mask selects and that have an
+    update.
+
+    Raises:
+      ValueError: no params, or trees that do not fit each other.
+    """
+    if params is None:
+        raise ValueError(NO_PARAMS)
+    flat = trees.flatten(params, mask, needs_weights=False)
+    steps = flat.treedef.flatten_up_to(updates)
+    selected = [s and u is not None for s, u in zip(flat.selected, steps, strict=True)]
+    flat = flat._replace(selected=selected)
+    return flat, flat._replace(leaves=steps)
