@@ -73,7 +73,7 @@ def test_there_are_none_without_a_second_half_or_kernels(known):
 
 def test_single_gradients_go_to_the_halves_in_turn():
     found = sensitivity.estimate(MODEL.apply, PARAMS, BATCHES, key=KEY, groups=1)
-    assert found.examples.tolist() == [64, 64] and len(found.measured) == len(_trials.BITS)
+    assert found.examples.tolist() == [64, 64] and len(found.measured) == len(_trials.STEPS)
 
 
 def test_half_the_squared_error_of_several_outputs():
