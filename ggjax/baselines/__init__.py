@@ -3,6 +3,8 @@
 from ggjax.baselines._bitwave import BitWaveState as BitWaveState
 from ggjax.baselines._bitwave import bitwave_init as bitwave_init
 from ggjax.baselines._bitwave import bitwave_update as bitwave_update
+from ggjax.baselines._epr import EPRLatent as EPRLatent
+from ggjax.baselines._epr import epr as epr
 from ggjax.baselines._float_format import round_floats as round_floats
 from ggjax.baselines._learned_bits import BitsLatent as BitsLatent
 from ggjax.baselines._learned_bits import learned_bits as learned_bits
