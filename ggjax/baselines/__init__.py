@@ -3,9 +3,15 @@
 from ggjax.baselines._bitwave import BitWaveState as BitWaveState
 from ggjax.baselines._bitwave import bitwave_init as bitwave_init
 from ggjax.baselines._bitwave import bitwave_update as bitwave_update
+from ggjax.baselines._dfloat11 import DFloat11Bits as DFloat11Bits
+from ggjax.baselines._dfloat11 import dfloat11_bits as dfloat11_bits
 from ggjax.baselines._epr import EPRLatent as EPRLatent
 from ggjax.baselines._epr import epr as epr
 from ggjax.baselines._float_format import round_floats as round_floats
+from ggjax.baselines._gecko import GeckoCode as GeckoCode
+from ggjax.baselines._gecko import gecko_bits as gecko_bits
+from ggjax.baselines._gecko import gecko_decode as gecko_decode
+from ggjax.baselines._gecko import gecko_encode as gecko_encode
 from ggjax.baselines._learned_bits import BitsLatent as BitsLatent
 from ggjax.baselines._learned_bits import learned_bits as learned_bits
 from ggjax.baselines._learned_bits import round_up as round_up

@@ -37,8 +37,8 @@ class Reparameterization(NamedTuple):
     freeze: Callable[[Any], Frozen]  # latent -> the weights in the end
 
 
-def flatten(params: Any, mask: Mask) -> trees.Flat:
-    """The tree with the leaves selected that are to be rounded.
+def flatten(params: Any, mask: Mask, *, finite: bool = True) -> trees.Flat:
+    """The tree with the leaves selected that are to be rounded, all of them finite unless that does not matter.
 
     Raises:
       ValueError: no floating leaf, a mask that does not fit, or a NaN or infinite weight (where it is known).
@@ -48,7 +48,8 @@ def flatten(params: Any, mask: Mask) -> trees.Flat:
             raise ValueError(f'mask must be "kernels", a tree of bools or a function to one, got {mask!r}')
         mask = masks.kernels
     flat = trees.flatten(params, mask)
-    trees.check_finite(flat.weight_names(), flat.weights())
+    if finite:
+        trees.check_finite(flat.weight_names(), flat.weights())
     return flat
 
 
