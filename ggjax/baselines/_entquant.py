@@ -70,7 +70,7 @@ def _back(v: jax.Array, rows: jax.Array, x: jax.Array, axis: int) -> jax.Array:
     return (jnp.moveaxis(v, 0, axis) if -x.ndim <= axis < x.ndim else v).reshape(x.shape)
 
 
-_TRIED, _GOLDEN_STEPS = 256, 8
+_TRIED, _GOLDEN_STEPS = 320, 8
 
 
 @functools.partial(jax.jit, static_argnames="most")
@@ -87,8 +87,8 @@ def _round(w: jax.Array, rate_weight: jax.Array, *, most: int) -> tuple[jax.Arra
         error = jnp.sum(jnp.abs(scale * q - w), 1, keepdims=True) / whole
         return error + rate_weight * jnp.sum(jnp.abs(q), 1, keepdims=True) / size
 
-    # From most levels on either side of 0 to none: at a scale of 2.1 times the largest weight all are 0.
-    grid = jnp.asarray(np.geomspace(1 / most, 2.1, _TRIED).astype(np.float32))
+    # From scales at which the largest weights are cut down to an eighth, to one at which all levels are 0.
+    grid = jnp.asarray(np.geomspace(1 / (8 * most), 2.1, _TRIED).astype(np.float32))
     best = top * grid[jnp.argmin(lax.map(lambda g: objective(top * g), grid), 0)]
     refined = golden(objective, best * grid[0] / grid[1], best * grid[1] / grid[0], _GOLDEN_STEPS)
     tried = jnp.stack([top / most, best, refined])

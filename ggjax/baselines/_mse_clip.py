@@ -15,8 +15,8 @@ def mse_clip(bits: int, nu: float = 2.0) -> float:
     """The outermost of 2^bits even, symmetric levels with the least squared error, in standard deviations.
 
     The levels are the odd multiples of clip / (2^bits - 1) from -clip to clip, zero not among them. nu = 2 is
-    the table of QuEST (arXiv 2502.05003): 1.49353, 2.05107, 2.51393 at 2, 3, 4 bits; other shapes are ours. (From
-    6 bits on, the published clips are up to 1 % smaller than the ones with the least error, which these are.)
+    the table of QuEST (arXiv 2502.05003): 1.49353, 2.05107, 2.51393 at 2, 3, 4 bits; other shapes are ours.
+    (From 6 bits on the published clips are up to 1 % below those of the least error, which these are.)
 
     Args:
       bits: 1 to 8, a whole number.

@@ -93,7 +93,7 @@ def test_entquant_beats_plain_rounding_and_a_search_of_every_column(rate_weight,
             k = np.clip(np.round(w[:, j] / s), -most, most)
             return np.abs(s * k - w[:, j]).sum() / np.abs(w).sum() + rate_weight * np.abs(k).sum() / w.size
 
-        total += so.brute(part, [(plain[j], 2.1 * np.abs(w[:, j]).max())], Ns=1000, full_output=True)[1]
+        total += so.brute(part, [(plain[j] / 8, 2.1 * np.abs(w[:, j]).max())], Ns=1000, full_output=True)[1]
     assert got <= 1.02 * total
 
 
