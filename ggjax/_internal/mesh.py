@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -57,3 +58,25 @@ def reduce(f: Callable[..., jax.Array], x: jax.Array, *rest: Any) -> jax.Array:
 def _auto(f: Callable[..., jax.Array], given: NamedSharding, out: NamedSharding, *args: Any) -> jax.Array:
     inside: Any = jax.sharding.auto_axes(f, axes=given.mesh.axis_names, out_sharding=out)
     return inside(*args)
+
+
+def local(x: Any) -> jax.Array:
+    """The whole of an array on one device of this process, gathered where it is sharded. Outside of jit."""
+    if not isinstance(x, jax.Array) or len(x.sharding.device_set) == 1:
+        return jnp.asarray(x)
+    if not x.is_fully_replicated:
+        given = x.sharding
+        mesh = given.mesh if isinstance(given, NamedSharding) else _line_of(given.device_set)
+        x = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(x)
+    return x.addressable_data(0)
+
+
+def placed_like(value: jax.Array, x: Any) -> jax.Array:
+    """An array of ``local`` on the devices of another one, sharded like it."""
+    if not isinstance(x, jax.Array) or len(x.sharding.device_set) == 1:
+        return value
+    return jax.device_put(value, x.sharding)
+
+
+def _line_of(devices: set[jax.Device]) -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(sorted(devices, key=lambda d: d.id), ("all",))

@@ -53,4 +53,5 @@ Check every CRC-32 of a compressed checkpoint and decode all of it. Exit code 0 
 STATS = """\
 Print, for every floating tensor of 1024 weights and more of a checkpoint, the shape nu and the standard
 deviation of its weights, and, at a step (a quarter of the standard deviation unless one is given), their
-entropy and the signal-to-noise ratio."""
+entropy and the signal-to-noise ratio. --bits and --snr-db are asked of all of them together, with one step, as
+ggjax compress does."""

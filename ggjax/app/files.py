@@ -95,8 +95,16 @@ def stats(args: argparse.Namespace) -> int:
         container.opened(args.input, plain=True) as checkpoint,
     ):
         select = _selector(args, checkpoint.leaves)
-        for name, x in container.load(checkpoint, max_bytes=args.max_bytes):
-            if select(name) and quantize.is_codable(x, "uniform"):
+        names = [n for n in checkpoint.leaves if select(n)]
+
+        def tensors() -> Iterator[tuple[str, Any]]:
+            return container.load(checkpoint, names, args.max_bytes)
+
+        if want.bits is not None or want.snr_db is not None:
+            some = ((n, x) for n, x in tensors() if quantize.is_codable(x, "uniform"))
+            want = quantize.Want(step=container.common_step(some, len(names), want, left_out))
+        for name, x in tensors():
+            if name not in left_out and quantize.is_codable(x, "uniform"):
                 try:
                     found.append(_stats_of(name, x, want))
                 except quantize.Unfit as e:

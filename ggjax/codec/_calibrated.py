@@ -13,8 +13,9 @@ from ggjax.codec._host import in_parallel, outside_trace
 from ggjax.codec._shards import frame_of, host_blocks_of
 from ggjax.codec.quantize._quantizers import QUANTIZERS
 from ggjax.codec.quantize._scaled import Scaled
-from ggjax.sensitivity import Levels, Sensitivity, _search
-from ggjax.sensitivity._search import Found, Planned
+from ggjax.sensitivity import Levels, Sensitivity, _planned, _search
+from ggjax.sensitivity._planned import Planned
+from ggjax.sensitivity._search import Found
 
 ATTEMPTS = 6
 
@@ -44,7 +45,7 @@ def in_bits(leaves: dict[str, Any], state: Sensitivity, room: float, coder: str)
     if room <= 0:
         raise ValueError(f"bits cannot be met: leaves that are kept take {-room / 8:,.0f} bytes more than that")
     asked, best, most = (1 - MARGIN) * room / size, None, 0.0
-    known = _search.planned(leaves, state)
+    known = _planned.planned(leaves, state)
     found = _search.to_bits(known, asked)
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -81,7 +82,7 @@ def at_loss(
     Raises:
       ValueError: as ``round_to``.
     """
-    known = _search.planned(leaves, state)
+    known = _planned.planned(leaves, state)
     if measured is not None:
         return _coded(_measured(known, loss_rise, measured), coder)
     return _coded(_search.to_rise(known, loss_rise), coder)
@@ -95,7 +96,7 @@ def _measured(known: Planned, loss_rise: float, measured: Callable[[dict[str, An
     for attempt in range(MEASUREMENTS):
         if attempt:
             found = _search.near(found, asked)
-        rise = measured({n: q.values for n, q in found.levels.items()}) - before
+        rise = measured(_planned.values_of(found.levels, known.leaves)) - before
         if not math.isfinite(rise):
             raise ValueError(f"the loss after rounding is {rise + before!r}, expected a finite number")
         miss = abs(math.log(max(rise, 1e-9 * loss_rise) / loss_rise))

@@ -38,6 +38,7 @@ class Meta(NamedTuple):
     axis: int | None = None  # 0 or -1: which axis the row classes count
     coder: str = "rans"  # or "zstd"
     grid: Grid | None = None  # in place of the axis, where columns have classes too
+    beyond: tuple[int, ...] = ()  # how many exceptions every chunk has; empty where this is not known
 
     @property
     def size(self) -> int:

@@ -67,39 +67,47 @@ def _chunks_of(c: Coded, where: str) -> list[Chunk]:
 def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
     """The values of its tokens, the next ones of an iterator over chunks."""
     meta, layout = c.meta, layout_of(c.meta)
-    quantizer = QUANTIZERS[meta.kind]
-    dtype = np.dtype(jnp.dtype(quantizer.held(meta.dtype)))
+    dtype = held(meta)
     out = np.empty(() if meta.grid else meta.shape, dtype)
     classes = row_classes(meta, c.classes)
+    columns = np.empty(meta.size, dtype) if meta.axis == -1 else out.reshape(-1)  # of all parts
+    whole, begin = meta.axis != 0 and not meta.grid, 0
     pieces = []  # of the parts of a grid
+    done = 0  # chunks, of the parts before
     for k, (p, chunks) in enumerate(zip(meta.parts, layout.parts, strict=True)):
-        flat = out.reshape(-1) if meta.axis is None and meta.grid is None else np.empty(p.size, dtype)
+        flat = columns[begin : begin + p.size] if whole else np.empty(p.size, dtype)
+        begin += p.size
         exceptions, used = c.exceptions[layout.exceptions[k]], 0
         for i in range(0, len(chunks), _GROUP):
             some = chunks[i : i + _GROUP]
-            token = np.concatenate(list(itertools.islice(tokens, len(some))))
+            each = list(itertools.islice(tokens, len(some)))
+            token = np.concatenate(each)
             raw = c.raw[some[0].raw.start : some[-1].raw.stop]
-            beyond = np.flatnonzero(token == 0)
-            if used + len(beyond) > p.exceptions:
+            found = tuple(np.count_nonzero(t == 0) for t in each)
+            beyond, told = sum(found), meta.beyond[done + i : done + i + len(some)]
+            if used + beyond > p.exceptions:
                 raise Damaged(f"{where}: part {k} has more exceptions than the {p.exceptions} of its meta")
-            own = exceptions[used : used + len(beyond)]
-            used += len(beyond)
-            _check_keys(
-                f"{where}: part {k}", quantizer.keys(meta.params, meta.dtype, p.zeros), p, token, raw, own
-            )
-            x = _values(meta, p, token, raw)
-            if len(beyond):
-                x[beyond] = _values_of_these(meta, p, own)
+            if told not in ((), found):
+                raise Damaged(
+                    f"{where}: its chunks from {done + i} on have {found} exceptions, expected {told}"
+                )
+            own = exceptions[used : used + beyond]
+            used += beyond
+            x = values(f"{where}: part {k}", meta, p, token, raw, own)
             flat[some[0].start : some[0].start + len(x)] = x
         if used != p.exceptions:
             raise Damaged(f"{where}: part {k} has {used} exceptions, its meta states {p.exceptions}")
         pieces.append(flat)
+        done += len(chunks)
         if meta.axis is not None:
             rows = classes == k
-            matrix = _rows.matrix(out, meta.axis)
-            if int(rows.sum()) * matrix.shape[1] != p.size:
+            if int(rows.sum()) * (meta.size // meta.rows) != p.size:
                 raise Damaged(f"{where}: part {k} has {p.size} weights, but {int(rows.sum())} rows")
-            matrix[rows] = flat.reshape(-1, matrix.shape[1])
+            if meta.axis == 0:
+                matrix = _rows.matrix(out, 0)
+                matrix[rows] = flat.reshape(-1, matrix.shape[1])
+    if meta.axis == -1:
+        _rows.from_sorted_columns(columns.reshape(meta.rows, -1), classes, out)
     return _of_grid(c, meta.grid, pieces, where) if meta.grid else out
 
 
@@ -110,6 +118,11 @@ def _of_grid(c: Coded, grid: _grid.Grid, pieces: list[np.ndarray], where: str) -
         if found != list(counts):
             raise Damaged(f"{where}: its {what} classes have {found} members, its meta states {list(counts)}")
     return _grid.joined(grid, rows, columns, pieces)
+
+
+def held(meta: Meta) -> np.dtype:
+    """The dtype of the values that the quantizer of an array holds."""
+    return np.dtype(jnp.dtype(QUANTIZERS[meta.kind].held(meta.dtype)))
 
 
 def row_classes(meta: Meta, data: Any) -> Any:
@@ -124,8 +137,24 @@ def dtype_of(meta: Meta) -> str:
     return str(jax.dtypes.canonicalize_dtype(meta.dtype))
 
 
+def values(where: str, meta: Meta, p: Part, token: np.ndarray, raw: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The values of up to ``_GROUP`` chunks of a part, of their tokens, raw bits and exceptions.
+
+    Raises:
+      Damaged: one of their keys is none that a weight can have.
+    """
+    end = QUANTIZERS[meta.kind].keys(meta.params, meta.dtype, p.zeros)
+    _check_keys(where, end, p, token, raw, own)
+    x = _values(meta, p, token, raw)
+    if len(own):
+        x[token == 0] = _values_of_these(meta, p, own)
+    return x
+
+
 def _check_keys(where: str, end: int, p: Part, token: np.ndarray, raw: np.ndarray, own: np.ndarray) -> None:
     """Raise ``Damaged`` where a key, or one of a part's own exceptions, is one that no weight has."""
+    if end == 1 << 32:  # every key is one that a weight can have
+        return
     most = p.base + (int(token.max()) << p.shift)
     if most > end:  # not often: the window may reach further than its keys
         low = unpack_raw(raw, len(token), p.shift) if p.shift else np.uint32(0)

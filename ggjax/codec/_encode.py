@@ -77,9 +77,7 @@ def tokens_of(
         return None
     rows = _rows.plan(ready if classes else ready._replace(x=ready.x.reshape(-1)), quantizer)
     parts, tokens = [], []
-    for k, zeros in enumerate(rows.zeros):
-        flat = ready.x if rows.axis is None else _rows.matrix(ready.x, rows.axis)[rows.classes == k]
-        flat = flat.reshape(-1)
+    for flat, zeros in zip(_rows.parts_of(ready.x, rows), rows.zeros, strict=True):
         sample = _rows.sample_keys(flat, quantizer, ready.settings, zeros)
         bins, _ = _tokens.choose_bins(sample, len(flat), signed=quantizer.signed)
         tokens.append(_tokenize(flat, bins, kind, ready.settings, zeros))
@@ -273,6 +271,14 @@ def _keys_of(x: jax.Array, settings: tuple[Any, ...], zeros: Any, *, kind: str) 
     return QUANTIZERS[kind].keys_of(x, settings, zeros)
 
 
+def _beyond(t: Tokens) -> tuple[int, ...]:
+    """How many exceptions every chunk has, where the numbers of the parts do not tell."""
+    if not any(len(p.chunks) > 1 and len(p.exceptions) for p in t.parts):
+        return ()
+    found = (np.count_nonzero(c == 0) if len(p.exceptions) else 0 for p in t.parts for c in p.chunks)
+    return tuple(int(n) for n in found)
+
+
 def finish(arrays: Sequence[Tokens], known: list[np.ndarray], coder: str) -> list[Coded]:
     """Entropy-code arrays, all their chunks together; ``known`` as in ``choose_tables``."""
     jobs, chosen = [], []
@@ -281,7 +287,7 @@ def finish(arrays: Sequence[Tokens], known: list[np.ndarray], coder: str) -> lis
             meta, tables = choose_tables(t, known)
         else:
             meta, tables = t.meta, np.zeros((0, _models.TOKENS), np.uint16)
-        chosen.append((meta._replace(coder=coder), tables))
+        chosen.append((meta._replace(coder=coder, beyond=_beyond(t)), tables))
         for p, tokens in zip(meta.parts, t.parts, strict=True):
             table = tables[p.table] if len(tables) else None
             jobs.extend((chunk, table) for chunk in tokens.chunks)

@@ -54,6 +54,13 @@ def least_bits(leaves: Sequence[Leaf], given: Options) -> float:
 
 def _group(leaves: Sequence[Leaf], given: Options, room: float) -> Plan:
     """The plan for leaves that share a step."""
+    step = step_of(leaves, given, room)
+    options = [_options(x, given, step) for x in leaves]
+    return Plan(options, [_bits(x, given, step) for x in leaves])
+
+
+def step_of(leaves: Sequence[Leaf], given: Options, room: float) -> float:
+    """The step of those leaves that are rounded, a float32; arguments as for ``plan``, but one room for all."""
     rounded = [x for x in leaves if x.sample is not None]
     scales = [x.largest for x in rounded if x.largest]
     step, largest = 1.0, max(scales, default=0.0)
@@ -69,8 +76,7 @@ def _group(leaves: Sequence[Leaf], given: Options, room: float) -> Plan:
             step = _step_of_noise(rounded, given, finest, coarsest)
         name = max(rounded, key=lambda x: x.largest).name
         step = float(usable(name, step, largest))
-    options = [_options(x, given, step) for x in leaves]
-    return Plan(options, [_bits(x, given, step) for x in leaves])
+    return step
 
 
 def _step_of_noise(rounded: Sequence[Leaf], given: Options, finest: float, coarsest: float) -> float:

@@ -30,7 +30,7 @@ def _meta_of(text: str) -> Meta:
     params = QUANTIZERS[kind].read(t["params"], dtype, shape)
     grid = Grid(*map(tuple, t["grid"])) if t["grid"] else None
     parts = tuple(Part(*p) for p in t["parts"])
-    return Meta(shape, dtype, kind, params, parts, t["axis"], t["coder"], grid)
+    return Meta(shape, dtype, kind, params, parts, t["axis"], t["coder"], grid, tuple(t.get("beyond", ())))
 
 
 def _state_of(x: Any) -> dict[str, Any]:

@@ -14,8 +14,11 @@ from ggjax.rf8._format import WINDOW, floats
 from ggjax.rf8._rounding import Rounding
 from ggjax.sensitivity import Sensitivity, View
 from ggjax.sensitivity._levels import with_feedback
+from ggjax.sensitivity._planned import checked
 from ggjax.sensitivity._plans import plan
-from ggjax.sensitivity._search import DAMPING, checked
+
+DAMPING = 0.3
+"""How far to distrust the factors, as a multiple of what their halves say of their noise."""
 
 
 def encode_all(
@@ -29,18 +32,19 @@ def encode_all(
     for name, x in zip(names, leaves, strict=True):
         if isinstance(x, jax.core.Tracer):
             raise ValueError(f"leaf {name!r}: a sensitivity needs the weights themselves: call it outside jit")
-    examples = checked(dict(zip(names, leaves, strict=True)), state).sum()
+    examples = checked(dict(zip(names, leaves, strict=True)), state)
     out = []
     for name, x, axis in zip(names, leaves, axes, strict=True):
         f = state.factors[name]
-        p = plan(f, float(examples), DAMPING, slice(None))
-        out.append(_encode(jnp.asarray(x), p.triangle, p.along_rows, f.view, axis=axis, rounding=rounding))
+        # Steps do not count here: the grid has its own, too fine for the weights themselves to matter.
+        p = plan(f, examples, 0.0, jnp.ones(f.view.sizes[0]), DAMPING)
+        out.append(_encode(jnp.asarray(x), p.rows, p.columns, f.view, axis=axis, rounding=rounding))
     return out
 
 
-@functools.partial(jax.jit, static_argnames=("along_rows", "view", "axis", "rounding"))
+@functools.partial(jax.jit, static_argnames=("view", "axis", "rounding"))
 def _encode(
-    x: jax.Array, triangle: jax.Array, along_rows: bool, view: View, *, axis: Axis, rounding: Rounding
+    x: jax.Array, rows: jax.Array, columns: jax.Array, view: View, *, axis: Axis, rounding: Rounding
 ) -> RF8Array:
     if not x.size:
         return encode_array(x, axis=axis, rounding=rounding)
@@ -55,5 +59,5 @@ def _encode(
         codes, exponent = _rounding.codes_of(bits_of(t), top, jnp.float32, rounding, jnp)
         return floats(codes, exponent, jnp.float32)
 
-    levels = with_feedback(w, triangle, sizes, along_rows, snap)
+    levels = with_feedback(w, rows, columns, sizes, snap)
     return encode_array(view.leaf(levels * sizes).astype(x.dtype), axis=axis, rounding=rounding)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.sensitivity import _outputs, _search
+from ggjax.sensitivity import _outputs, _planned, _search
 from ggjax.sensitivity._levels import Levels
 from ggjax.sensitivity._outputs import Output
+from ggjax.sensitivity._planned import Planned
 from ggjax.sensitivity._rounding import Rounded, asked_of, chosen_of, rounded_tree
-from ggjax.sensitivity._search import CAP, DAMPING, Found, Planned
+from ggjax.sensitivity._search import CAP, Found
 from ggjax.sensitivity._state import Factors, Sensitivity
 
 SCALES = (0.03, 0.1, 0.3, 1.0)
@@ -21,6 +22,9 @@ SCALES = (0.03, 0.1, 0.3, 1.0)
 but one stayed as they are and the factors were exact."""
 
 BATCHES_A_STEP = 4
+
+SAFETY = 0.1
+"""Added to the diagonals of the factors before they are inverted, relative to their mean."""
 
 
 class _Model(NamedTuple):
@@ -43,7 +47,7 @@ def compensate(
     output: Output = "logits",
     groups: Sequence[Sequence[str]] | None = None,
     steps: int = 2,
-    damping: float = DAMPING,
+    damping: float | None = None,
     cap: float = CAP,
     mask: trees.Mask = masks.kernels,
     progress: Callable[[str, float], None] | None = None,
@@ -80,9 +84,9 @@ def compensate(
     chosen = chosen_of(flat)
     order = _groups_of(list(chosen), groups)
     model = _model_of(apply, flat, batches, output)
-    known = _search.planned(chosen, state, damping)
+    known = _planned.planned(chosen, state, damping)
     found = search(known, asked, cap=cap)
-    inverses = {n: _inverse(f, float(known.examples.sum()), damping) for n, f in known.factors.items()}
+    inverses = {n: _inverse(f, float(known.examples.sum())) for n, f in known.factors.items()}
     levels, share = _descend(model, known, found, inverses, order, steps, progress)
     if loss_rise is not None and share > 0:  # once more, as coarse as what was gained allows
         found = _search.near(found, asked / share)
@@ -149,10 +153,10 @@ def _descend(
     leaves = dict(known.leaves)
     free = set(leaves)
     for group in order:
-        own = known._replace(leaves={n: leaves[n] for n in group})
-        new = _search.rounded(own, found.known.plans, found.constant, found.cap)
+        own = found.known._replace(leaves={n: leaves[n] for n in group})
+        new = _planned.rounded(own, found.constant, found.cap)
         levels |= new
-        leaves |= {n: q.values for n, q in new.items()}
+        leaves |= _planned.values_of(new, known.leaves)
         free -= set(group)
         left = mean(leaves, turn(seen))
         for _ in range(steps if free else 0):
@@ -175,11 +179,11 @@ def _descend(
             leaves = best
         if progress is not None:
             progress(group[-1], left)
-    plain = mean({n: q.values for n, q in found.levels.items()}, model.judges)
+    plain = mean(_planned.values_of(found.levels, known.leaves), model.judges)
     return levels, min(mean(leaves, model.judges) / plain, 1.0) if plain > 0 else 1.0
 
 
-def _inverse(f: Factors, examples: float, damping: float) -> tuple[jax.Array, jax.Array]:
+def _inverse(f: Factors, examples: float) -> tuple[jax.Array, jax.Array]:
     """The inverses of the damped factors of a leaf, so scaled that together they invert its curvature."""
     _, m, n = f.view.sizes
     rows, columns, total = f.summed(slice(None))
@@ -187,7 +191,7 @@ def _inverse(f: Factors, examples: float, damping: float) -> tuple[jax.Array, ja
 
     def inverse(x: jax.Array, size: int) -> jax.Array:
         x = x * (size / trace).reshape(-1, *(1,) * (x.ndim - 1))
-        return jnp.linalg.inv(x + damping * jnp.eye(size)[None]) if x.ndim == 3 else 1 / (x + damping)
+        return jnp.linalg.inv(x + SAFETY * jnp.eye(size)[None]) if x.ndim == 3 else 1 / (x + SAFETY)
 
     scale = jnp.where(total > 0, m * n * examples / trace, 0)
     first = inverse(rows, m)

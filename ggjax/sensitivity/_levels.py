@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ggjax._internal import step_grid
-from ggjax.sensitivity import _feedback
+from ggjax.sensitivity import _feedback, _two_sides
+from ggjax.sensitivity._plans import Plan
 from ggjax.sensitivity._views import View
 
 
@@ -38,45 +39,49 @@ class Levels:
         return self.view.leaf(self.levels.astype(jnp.float32) * self.steps).astype(self.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("view", "along_rows"))
-def round_leaf(
-    x: jax.Array, arrays: tuple[jax.Array, ...], constant: float, cap: float, view: View, along_rows: bool
-) -> Levels:
-    """A leaf rounded by its plan, the fields of which but the first are the arrays."""
-    triangle, row_steps, column_steps, unit = arrays
+@functools.partial(jax.jit, static_argnames="view")
+def round_leaf(x: jax.Array, plan: Plan, cap: float, view: View) -> Levels:
+    """A leaf rounded by its plan, with no step above so many standard deviations of its matrices (the cap)."""
+    rows, columns, row_steps, column_steps, step = plan
     w = view.matrices(x.astype(jnp.float32))
-    spread = jnp.std(w, axis=(1, 2))
-    largest = cap * jnp.where(spread > 0, spread, jnp.maximum(jnp.abs(w).max((1, 2)), 1.0))
-    # Where nothing is known, the unit is infinite: every step is the largest.
-    step = jnp.clip(
-        jnp.minimum(unit * constant, largest.min() * 2.0**30), step_grid.SMALLEST, step_grid.LARGEST
-    )
+    largest = cap * spread_of(x, view)
+    # Where nothing is known, the step is infinite: every step is the largest.
+    step = jnp.clip(jnp.minimum(step, largest.min() * 2.0**30), step_grid.SMALLEST, step_grid.LARGEST)
     limit = jnp.floor(step_grid.FINENESS * jnp.log2(largest / step))
     limit = jnp.clip(limit, step_grid.LOWEST, step_grid.HIGHEST).astype(jnp.int32)
     sizes = step_grid.table_of(step)[step_grid.place_of(row_steps, column_steps, limit)]
-    levels = with_feedback(w, triangle, sizes, along_rows, jnp.round)
+    levels = with_feedback(w, rows, columns, sizes, jnp.round)
     return Levels(levels.astype(jnp.int32), row_steps, column_steps, step, limit, view, jnp.dtype(x.dtype))
+
+
+@functools.partial(jax.jit, static_argnames="view")
+def spread_of(x: jax.Array, view: View) -> jax.Array:
+    """float32 (b,): the standard deviations of the matrices of a leaf; the largest weight or 1 for 0."""
+    w = view.matrices(x.astype(jnp.float32))
+    spread = jnp.std(w, axis=(1, 2))
+    return jnp.where(spread > 0, spread, jnp.maximum(jnp.abs(w).max((1, 2)), 1.0))
 
 
 def with_feedback(
     w: jax.Array,
-    triangle: jax.Array,
+    rows: jax.Array,
+    columns: jax.Array,
     sizes: jax.Array,
-    along_rows: bool,
     snap: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:
-    """The levels of matrices, float32 (b, m, n); without feedback where the factor is a diagonal.
+    """The levels of matrices, float32 (b, m, n).
 
     Args:
       w: float32 (b, m, n).
-      triangle: as a plan has it.
+      rows, columns: as a plan has them: errors are made good along those axes that have a triangle.
       sizes: of the steps, of the shape of w.
-      along_rows: whether errors are made good by later rows, or by later columns.
       snap: from numbers, in steps, to the levels that there are.
     """
-    if triangle.shape[-1] != w.shape[1 if along_rows else 2]:
-        return snap(w / sizes)
+    along_rows, along_columns = rows.shape[-1] > 1, columns.shape[-1] > 1
+    if along_rows and along_columns:
+        return jax.vmap(functools.partial(_two_sides.round_both, snap=snap))(w, rows, columns, sizes)
     if along_rows:
-        return jax.vmap(functools.partial(_feedback.round_rows, snap=snap))(w, triangle, sizes)
-    turned = (x.swapaxes(1, 2) for x in (w, sizes))
-    return with_feedback(next(turned), triangle, next(turned), True, snap).swapaxes(1, 2)
+        return jax.vmap(functools.partial(_feedback.round_rows, snap=snap))(w, rows, sizes)
+    if along_columns:
+        return with_feedback(w.swapaxes(1, 2), columns, rows, sizes.swapaxes(1, 2), snap).swapaxes(1, 2)
+    return snap(w / sizes)

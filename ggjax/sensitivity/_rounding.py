@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.sensitivity import _counting, _search
+from ggjax.sensitivity import _counting, _planned, _search
 from ggjax.sensitivity._levels import Levels
-from ggjax.sensitivity._search import CAP, DAMPING
+from ggjax.sensitivity._search import CAP
 from ggjax.sensitivity._state import Sensitivity
 
 
@@ -31,17 +31,19 @@ def round_to(
     *,
     bits: float | None = None,
     loss_rise: float | None = None,
-    damping: float = DAMPING,
+    damping: float | None = None,
     cap: float = CAP,
     mask: trees.Mask = masks.kernels,
 ) -> Rounded:
     """Round the weights of a tree so that the loss rises least for the bits that they take.
 
     Every row and column of a matrix gets a step by what the sensitivity says of it, and every rounding error is
-    made good, as far as it can be, by the rows (or columns) that come after it. One constant for the whole tree
-    is then searched for what is asked. Of several caps of the steps, and one step for all weights, that is
-    taken which should cost least by gradients that the rounding did not see: so a sensitivity of too few
+    made good, as far as it can be, by the rows and columns that come after it. One constant for the whole tree
+    is then searched for what is asked. How far each leaf is to trust its factors, and whether one step for all
+    weights would do better, is decided by gradients that the rounding did not see: so a sensitivity of too few
     examples does little harm.
+
+    Sharded leaves are gathered for their rounding one at a time; the levels of all lie on one device.
 
     Args:
       params: the weights, a tree of arrays.
@@ -51,8 +53,9 @@ def round_to(
       loss_rise: the rise of the loss by the quadratic model, in nats per example (see ``estimate``). It is
         predicted from one half of the gradients for weights that are rounded by the other, and corrected by
         what was measured of trial roundings; the weights that are returned are rounded by both.
-      damping: how far to distrust the factors: added to their diagonals, relative to the mean.
-      cap: the largest step, in standard deviations of the leaf; twice and four times as much are tried too.
+      damping: how far to distrust the factors, as a multiple of what their halves say of their noise; None to
+        find it for each leaf.
+      cap: the largest step, in standard deviations of the weights of a matrix.
       mask: which leaves to round; by default the kernels. The others stay as they are.
 
     Returns:
@@ -65,7 +68,7 @@ def round_to(
     """
     search, asked = asked_of(bits, loss_rise)
     flat = trees.flatten(params, mask)
-    known = _search.planned(chosen_of(flat), state, damping)
+    known = _planned.planned(chosen_of(flat), state, damping)
     found = search(known, asked, cap=cap)
     return rounded_tree(flat, found.levels, found.rises)
 
@@ -78,7 +81,7 @@ def chosen_of(flat: trees.Flat) -> dict[str, Any]:
 def rounded_tree(flat: trees.Flat, levels: dict[str, Levels], rises: dict[str, float]) -> Rounded:
     """The tree with its leaves replaced by levels of all that are to be rounded."""
     size = sum(q.levels.size for q in levels.values())
-    new = flat.with_named({n: q.values for n, q in levels.items()})
+    new = flat.with_named(_planned.values_of(levels, chosen_of(flat)))
     return Rounded(new, levels, _counting.bits_of(levels) / size, rises)
 
 

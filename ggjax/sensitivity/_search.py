@@ -4,23 +4,15 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from ggjax._internal import trees
-from ggjax.sensitivity import _counting, _plans
-from ggjax.sensitivity._levels import Levels, round_leaf
-from ggjax.sensitivity._predict import rise
-from ggjax.sensitivity._state import Factors, Sensitivity, leaf_of
+from ggjax.sensitivity import _counting
+from ggjax.sensitivity._levels import Levels
+from ggjax.sensitivity._planned import FIRST, Planned, changes, rises_of, rounded, typical
+from ggjax.sensitivity._tuning import tuned
 
-DAMPING = 0.1
-"""Of 0.001, 0.01 and 0.1 the best on a small language model, from 10 to 200 batches: less trusts factors of few
-examples too far."""
-
-CAP = 1.5
-CAPS = (1, 2, 4)
-"""No step is larger than this many standard deviations of its leaf, or than these multiples: a larger one would
-erase whole rows that few examples happened to touch, a smaller one spends bits on rows that do not matter."""
+CAP = 4.0
+"""No step is larger than this many standard deviations of its matrix."""
 
 MIN_SIZE = 256
 """``codec.compress`` does not round smaller leaves: their steps and tables would take more than that saves."""
@@ -40,22 +32,6 @@ GRAIN = 512
 """Constants are powers of 2^(1/512): a sum that a device rounds otherwise seldom leads to another one."""
 
 
-class Planned(NamedTuple):
-    """Leaves that are to be rounded, and the plans for them."""
-
-    leaves: dict[str, Any]
-    factors: dict[str, Factors]
-    examples: np.ndarray  # of both halves of the gradients
-    plans: dict[str, _plans.Plan]  # by all gradients
-    first: dict[str, _plans.Plan]  # by the first half only, to be judged by the second
-    measured: Any  # what was measured of trial roundings, as the state has it
-
-    @property
-    def size(self) -> int:
-        """The number of weights."""
-        return sum(x.size for x in self.leaves.values())
-
-
 class Found(NamedTuple):
     """Levels, and what gave them."""
 
@@ -66,38 +42,14 @@ class Found(NamedTuple):
     constant: float
 
 
-def planned(leaves: dict[str, Any], state: Sensitivity, damping: float = DAMPING) -> Planned:
-    """The plans for some leaves, by name. ValueError as ``round_to`` has it."""
-    examples = checked(leaves, state)
-    every, first = (
-        {n: _plans.plan(state.factors[n], float(examples[which].sum()), damping, which) for n in leaves}
-        for which in (slice(None), slice(0, 1))
-    )
-    return Planned(leaves, {n: state.factors[n] for n in leaves}, examples, every, first, state.measured)
-
-
-def checked(leaves: dict[str, Any], state: Sensitivity) -> np.ndarray:
-    """How many examples each half of the state is a sum over, if it covers the leaves and these are finite."""
-    trees.check_finite(list(leaves), list(leaves.values()))
-    for name in leaves:
-        if name not in state.factors:
-            raise ValueError(f"leaf {name!r} is not in the sensitivity, which has {len(state.factors)} leaves")
-        leaf_of(leaves, name, state.factors[name].view, "params")
-    examples = np.asarray(state.examples)
-    if not examples.all():
-        raise ValueError(
-            "the sensitivity knows too few gradients: expected two updates or more, one for each half"
-        )
-    return examples
-
-
 def to_bits(known: Planned, asked: float, *, cap: float = CAP) -> Found:
-    """The levels of so many bits per weight, by the plan and the cap that should cost least.
+    """The levels of so many bits per weight, with feedback or of one step, by what should cost less.
 
     ValueError where no step gives so few.
     """
     start = 2.0 ** (1 - asked) * typical(known)
-    found = _of_all_ways(known, lambda k, c: bits_again(k, asked, cap=c, start=start), cap, "bits", asked)
+    known = tuned(known, start, cap)
+    found = _of_both_ways(known, lambda k: bits_again(k, asked, cap=cap, start=start), cap, "bits", asked)
     return min(found, key=lambda f: sum(f.rises.values()))
 
 
@@ -105,22 +57,23 @@ def bits_again(known: Planned, asked: float, *, cap: float, start: float) -> tup
     """(how far it is from what is asked, the constant, the bits per weight) of one plan and cap."""
 
     def bits(constant: float) -> float:
-        return _counting.bits_of(rounded(known, known.plans, constant, cap)) / known.size
+        return _counting.bits_of(rounded(known, constant, cap)) / known.size
 
     return _nearest(bits, start, asked, slope=-1.0)
 
 
 def to_rise(known: Planned, asked: float, *, cap: float = CAP) -> Found:
-    """The levels whose predicted rise is so large, by the plan and the cap that take the fewest bits.
+    """The levels whose predicted rise is so large, with feedback or of one step, by what takes fewer bits.
 
     ValueError where no step costs so much.
     """
     start = math.sqrt(24 * asked / known.size)  # every weight adds step^2 / 24 at high rates
+    known = tuned(known, start, cap)
 
-    def rise_again(known: Planned, cap: float) -> tuple[float, float, float]:
+    def rise_again(known: Planned) -> tuple[float, float, float]:
         return _nearest(lambda c: sum(_rises(known, c, cap).values()), start, asked, slope=2.0)
 
-    found = _of_all_ways(known, rise_again, cap, "loss_rise", asked)
+    found = _of_both_ways(known, rise_again, cap, "loss_rise", asked)
     return min(found, key=lambda f: _counting.bits_of(f.levels))
 
 
@@ -136,24 +89,22 @@ def near(found: Found, asked: float) -> Found:
 
 def at(known: Planned, cap: float, constant: float) -> Found:
     """The levels of a plan, a cap and a constant."""
-    levels = rounded(known, known.plans, constant, cap)
+    levels = rounded(known, constant, cap)
     return Found(levels, _rises(known, constant, cap), known, cap, constant)
 
 
-def _of_all_ways(
+def _of_both_ways(
     known: Planned,
-    nearest: Callable[[Planned, float], tuple[float, float, float]],
+    nearest: Callable[[Planned], tuple[float, float, float]],
     cap: float,
     name: str,
     asked: float,
 ) -> list[Found]:
-    """What comes near enough to what is asked, of every cap, and of one step for all."""
-    plain = {n: _plans.plain(f) for n, f in known.factors.items()}
-    ways = [(known, k * cap) for k in CAPS]
+    """What comes near enough to what is asked, of rounding by the sensitivity and of one step for all."""
     # The trial roundings followed the factors; one step for all does not, and costs about what is predicted.
-    ways.append((known._replace(plans=plain, first=plain, measured=known.measured[:0]), CAPS[-1] * cap))
-    tried = [(nearest(*way), way) for way in ways]
-    found = [at(*way, constant) for (miss, constant, _), way in tried if miss <= NEAR]
+    ways = [known, known._replace(sides="none", measured=known.measured[:0])]
+    tried = [(nearest(way), way) for way in ways]
+    found = [at(way, cap, constant) for (miss, constant, _), way in tried if miss <= NEAR]
     if not found:
         value = min(tried, key=lambda t: t[0][0])[0][2]
         raise ValueError(f"{name}={asked!r} cannot be reached: the nearest is {value:.4g}")
@@ -168,21 +119,10 @@ def _rises(known: Planned, constant: float, cap: float) -> dict[str, float]:
     the one and more than the mean of the two. Three quarters of the way in the logarithm are close to what is
     measured. What was measured of other roundings corrects it.
     """
-    errors = changes(known, rounded(known, known.first, constant, cap))
+    errors = changes(known, rounded(known, constant, cap, FIRST))
     unseen, seen = (rises_of(known, errors, half) for half in (1, 0))
     factor = correction(known.measured, sum(unseen.values()))
     return {n: factor * max(u**0.75 * seen[n] ** 0.25, (u + seen[n]) / 2) for n, u in unseen.items()}
-
-
-def changes(known: Planned, levels: dict[str, Levels]) -> dict[str, Any]:
-    """What rounding adds to every leaf."""
-    return {n: trees.wide(q.values) - trees.wide(known.leaves[n]) for n, q in levels.items()}
-
-
-def rises_of(known: Planned, errors: dict[str, Any], half: int) -> dict[str, float]:
-    """The predicted rise of every leaf, by one half of the gradients."""
-    rises = {n: rise(known.factors[n], e, slice(half, half + 1)) for n, e in errors.items()}
-    return {n: max(float(r), 0.0) / float(known.examples[half]) for n, r in rises.items()}
 
 
 def correction(measured: Any, predicted: float) -> float:
@@ -192,22 +132,6 @@ def correction(measured: Any, predicted: float) -> float:
         return 1.0
     ratios = np.clip(np.log(found[:, 1] / found[:, 0]), -math.log(MOST), math.log(MOST))
     return float(np.exp(np.interp(math.log(predicted), np.log(found[:, 0]), ratios)))
-
-
-def rounded(known: Planned, plans: dict[str, _plans.Plan], constant: float, cap: float) -> dict[str, Levels]:
-    return {
-        n: round_leaf(x, plans[n][1:], constant, cap, known.factors[n].view, plans[n].along_rows)
-        for n, x in known.leaves.items()
-    }
-
-
-def typical(known: Planned) -> float:
-    """The constant at which steps are about a standard deviation, by the geometric mean over all weights."""
-    logs = [
-        x.size * math.log2(max(float(jnp.std(trees.wide(x))), 1e-30) / min(float(known.plans[n].step), 1e30))
-        for n, x in known.leaves.items()
-    ]
-    return 2.0 ** (sum(logs) / known.size)
 
 
 def _nearest(

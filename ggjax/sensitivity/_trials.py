@@ -14,8 +14,9 @@ import numpy as np
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.sensitivity import _search
+from ggjax.sensitivity import _planned, _search
 from ggjax.sensitivity._state import Sensitivity
+from ggjax.sensitivity._tuning import tuned
 
 BITS = (4.0, 3.0, 2.0)
 """About so many bits per weight have the roundings that are tried."""
@@ -38,13 +39,14 @@ def tried(params: Any, state: Sensitivity, cost: Callable[[Any], np.ndarray]) ->
     chosen = {n: x for n, x in pairs if n in state.factors and _is_rounded(x)}
     if not chosen or not np.asarray(state.examples).all():
         return state
-    known = _search.planned(chosen, state)
-    typical = 2 * _search.typical(known)
+    known = _planned.planned(chosen, state)
+    typical = 2 * _planned.typical(known)
+    known = tuned(known, typical * 2.0 ** -BITS[1], _search.CAP)
     found = []
     for bits in BITS:
-        levels = _search.rounded(known, known.first, typical * 2.0**-bits, _search.CAP)
-        predicted = sum(_search.rises_of(known, _search.changes(known, levels), 1).values())
-        measured = cost(flat.with_named({n: q.values for n, q in levels.items()}))
+        levels = _planned.rounded(known, typical * 2.0**-bits, _search.CAP, _planned.FIRST)
+        predicted = sum(_planned.rises_of(known, _planned.changes(known, levels), 1).values())
+        measured = cost(flat.with_named(_planned.values_of(levels, chosen)))
         mean = float(measured.mean(dtype=np.float64))
         if predicted > 0 and mean > 0 and math.isfinite(mean):
             error = float(measured.std(dtype=np.float64)) / mean / math.sqrt(measured.size)

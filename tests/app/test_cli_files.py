@@ -115,6 +115,26 @@ def test_stats_of_plain_and_compressed(model, tmp_path, capsys):
     assert "2 tensors, 6,000 parameters" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("asked, value", [("--bits", 3), ("--snr-db", 20)])
+def test_stats_ask_all_tensors_together(tmp_path, capsys, asked, value):
+    """One step for all, as compress has it; each alone would get one of its own."""
+    rng = np.random.default_rng(0)
+    scales = {"a": 1.0, "b": 0.2, "c": 0.05}
+    arrays = {n: (s * rng.normal(size=(100, 150))).astype(np.float32) for n, s in scales.items()}
+    safetensors.numpy.save_file(arrays, tmp_path / "x")
+    assert run("stats", tmp_path / "x", "--json", asked, value) == 0
+    rows = json.loads(capsys.readouterr().out)
+    (step,) = {r["step"] for r in rows}
+    if asked == "--bits":
+        assert abs(np.mean([r["entropy"] for r in rows]) - value) < 0.05
+    power = sum(np.square(x).sum() for x in arrays.values())
+    noise = sum(np.square(x - step * np.rint(x / step)).sum() for x in arrays.values())
+    if asked == "--snr-db":
+        assert abs(10 * np.log10(power / noise) - value) < 0.05
+    small = codec.compress(arrays, mask=None, **{asked[2:].replace("-", "_"): value})
+    assert all(abs(x.meta.step / step - 1) < 0.1 for x in small.tree.values())
+
+
 def several(folder):
     """A checkpoint in two files with an index."""
     rng = np.random.default_rng(1)

@@ -2,11 +2,15 @@
 [FILE]``.
 
 Without FILE: weights drawn from a generalized Gaussian. With FILE, a .safetensors checkpoint: all its floating
-tensors of 1024 weights and more. Needs the extra ``bench``; peers that are not installed are left out.
+tensors of 1024 weights and more. Needs the extra ``bench``, which has all peers but zipnn and lmzip; those that
+are not installed are left out.
 
 Sizes are in bits per parameter, with everything that a decoder needs (our file: its whole header). Rates are in
 millions of symbols a second, the best of several runs taken in turn, for the entropy coder alone: symbols to
-bytes and bytes to symbols. Every peer must give its input back before it is timed.
+bytes and bytes to symbols; lossless rates are those of all the work, and lmzip's from file to file. Every peer
+must give its input back before it is timed.
+
+A table of its own compares one step for all weights with a scale for every row, as ``row_scales`` tells.
 """
 
 import argparse
@@ -27,6 +31,7 @@ import numpy as np
 from ggjax import codec, gennorm, rate
 from ggjax.codec import quantize
 from ggjax.codec.container import _safetensors
+from tests.benchmarks import row_scales
 from tests.benchmarks.codec_peers import Peer, measured, of_bits, of_levels, show
 
 FLOATS = ("F32", "BF16", "F16")
@@ -165,6 +170,7 @@ def main() -> None:
     )
     lossy(tensors, "2^-8", lambda x: 2.0**-8, step=2.0**-8)
 
+    row_scales.show(tensors)
     lossless(tensors, jnp.bfloat16)
     lossless(tensors, jnp.float32)
     compilations(200 // min(scale, 10))

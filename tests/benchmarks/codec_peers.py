@@ -3,14 +3,18 @@ installed are left out."""
 
 import contextlib
 import io
+import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from ggjax import gennorm
+from ggjax.codec.container import _dtypes, _safetensors
 from ggjax.codec.entropy import _chunks, _lanes, _models, _tokens
 
 REPEATS = 5
@@ -112,6 +116,13 @@ def _ours(tokens: tuple[np.ndarray, ...], exception_bytes: int) -> Peer:
     )
 
 
+def levels_size(levels: np.ndarray) -> int:
+    """The bytes of levels, int32, by our coder with one table."""
+    tokens, beyond = _tokens_of(levels.reshape(-1))
+    peer = _ours((tokens,), 4 * beyond)
+    return peer.nbytes(peer.encode())
+
+
 def _constriction(
     weights: list[np.ndarray], steps: list[float], levels: list[np.ndarray], same: Callable[[Any], bool]
 ) -> Iterator[Peer]:
@@ -205,6 +216,7 @@ def of_bits(flat: list[np.ndarray], dtype: str, same: Callable[[Any], bool]) -> 
                 lambda d: sum(map(len, d)),
                 same,
             )
+    yield from _lmzip(flat, dtype, same)
     zipnn = _zipnn()
     if zipnn is not None:
         z = zipnn.ZipNN(input_format="byte", bytearray_dtype=dtype)
@@ -215,6 +227,33 @@ def of_bits(flat: list[np.ndarray], dtype: str, same: Callable[[Any], bool]) -> 
             lambda d: sum(map(len, d)),
             same,
         )
+
+
+def _lmzip(flat: list[np.ndarray], dtype: str, same: Callable[[Any], bool]) -> Iterator[Peer]:
+    """From file to file, as its interface has it; on as many cores as there are."""
+    with contextlib.suppress(ImportError):
+        import lmz
+
+        folder = tempfile.TemporaryDirectory()  # as long as the peer is there
+        plain, packed, back = (
+            os.path.join(folder.name, n) for n in ("x.safetensors", "x.lmz", "y.safetensors")
+        )
+        kind = _dtypes.NAMES[np.dtype(jnp.dtype(dtype))]
+        tensors = [_safetensors.Tensor(f"{i}", kind, x.shape, [x.data]) for i, x in enumerate(flat)]
+        _safetensors.write(plain, tensors, dict)
+
+        def encode() -> Any:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(packed)
+            lmz.compress(plain, packed)
+            return folder
+
+        def decode(_: Any) -> list[np.ndarray]:
+            lmz.decompress(packed, back, overwrite=True)
+            with _safetensors.opened(back) as f:
+                return [np.asarray(_safetensors.read_array(f, t.name)) for t in tensors]
+
+        yield Peer("lmzip, from file to file", encode, decode, lambda _: os.path.getsize(packed), same)
 
 
 def _zipnn() -> Any:

@@ -35,7 +35,8 @@ NUMBERS = (
 
 WORDS = (
     "needs coder quantizer leaves start full axis bytes sections params step zeros table rf8 zstd side "
-    "names shapes gaps original save row_steps grid rows columns parts limits order rise values exponent steps"
+    "names shapes gaps original save row_steps grid rows columns parts limits order rise values exponent steps "
+    "exceptions"
 ).split()
 
 

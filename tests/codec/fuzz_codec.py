@@ -4,7 +4,7 @@ Some are copies of good ones with bytes changed, cut off, added, moved, or taken
 Reading them must give the original arrays or a FormatError that names the file; nothing else, and not much
 memory. Most have their checksums put right after the damage, as an attacker would, and some are made to take
 much memory or time: of these, other arrays may come out, but no crash, no hang and no large allocation.
-``ggjax info`` tells of each what it says of itself, or that it cannot be.
+Read in halves, they give the same. ``ggjax info`` tells of each what it says of itself, or that it cannot be.
 
 All are read with ``max_bytes`` of ``MOST``. Memory that is used is bounded by ``MEMORY_MIB``; as a program of
 its own, the fuzzer also forbids the process to reserve more than ``RESERVED_MIB`` beyond what it starts with.
@@ -32,6 +32,7 @@ from ggjax import codec
 from ggjax.app import cli
 from tests.codec import attacks, scaled
 from tests.codec.forging import downgraded, forge
+from tests.codec.halves import halves_of
 
 KINDS = ("damaged", "forged", "forged", "attack", "forged", "forged")
 """What becomes of the files, in turn."""
@@ -214,7 +215,7 @@ def run(count, seed=0, folder=None, limit_s=math.inf, told=lambda count, outcome
             with open(path, "wb") as f:
                 f.write(bad)
             start = time.process_time()
-            where = f"{kind} {name} {i}"
+            where, got = f"{kind} {name} {i}", None
             try:
                 got = codec.load_file(path, max_bytes=MOST)
             except codec.FormatError as e:
@@ -233,6 +234,15 @@ def run(count, seed=0, folder=None, limit_s=math.inf, told=lambda count, outcome
                     known = any(got == files[n][1] for n in names)
                     assert kind != "damaged" or known, f"{where}: a wrong array"
                     outcomes[f"{kind}, another array"] += 1
+            try:
+                pieces = halves_of(path, MOST)
+            except codec.FormatError as e:
+                assert got is None and "damaged.safetensors" in str(e), f"{where}: in halves: {e}"
+            except Exception as e:
+                raise AssertionError(f"{where}: in halves: {type(e).__name__}: {e}") from e
+            else:
+                same = (x.tobytes() == got[n][2] for n, x in pieces.items() if x.dtype.itemsize < 8)
+                assert got is None or all(same), f"{where}: in halves, another array"
             try:
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                     assert cli.main(["info", path, *(["--json"] if i % 2 else [])]) in (0, 2)

@@ -95,7 +95,6 @@ def decode_tensors(file):
     metadata = read_metadata(header.pop("__metadata__", {}))
     check(header.keys() == metadata["tensors"].keys(), "metadata and header name different tensors")
     tables = [read_table(base64.b64decode(table, validate=True)) for table in metadata["tables"]]
-
     entry_keys = {"dtype", "shape", "data_offsets"}
     check(all(entry.keys() == entry_keys for entry in header.values()), "header: entries")
     data, end = memoryview(file)[8 + size :], 0
@@ -199,7 +198,6 @@ def decode_sections(side, chunks, description, tables):
     exceptions = side[class_bytes:].view("<u4")
     classes = np.zeros(1, np.uint32) if axis is None else unpack(side[:class_bytes], rows, class_bits)
     check(classes.max(initial=0) < len(parts), "class of a row")
-
     weights_of_parts = []
     keys_of_parts = decode_keys(parts, chunks, exceptions, description, tables)
     for k, (part, keys) in enumerate(zip(parts, keys_of_parts, strict=True)):
@@ -218,6 +216,7 @@ def decode_sections(side, chunks, description, tables):
 def decode_keys(parts, chunks, exceptions, description, tables):
     """[2, 5] The keys of every part."""
     decode_tokens = {"rans": decode_rans, "zstd": decode_zstd}[description.get("coder", "rans")]
+    stated = description.get("exceptions", [None] * len(chunks))
     for n, base, shift, _, table, exception_count in parts:
         tokens, raw = [], []
         for chunk in range(0, n, CHUNK_TOKENS):
@@ -226,6 +225,9 @@ def decode_keys(parts, chunks, exceptions, description, tables):
             check(coded_size >= 0, "size of a chunk")
             tokens.append(decode_tokens(data[:coded_size], count, tables[table] if tables else None))
             raw.append(unpack(data[coded_size:], count, shift))
+            check(
+                stated[-1 - len(chunks)] in (None, np.count_nonzero(tokens[-1] == 0)), "exceptions of a chunk"
+            )
         own_exceptions, exceptions = np.split(exceptions, [exception_count])
         yield tokens_to_keys(np.concatenate(tokens), np.concatenate(raw), base, shift, own_exceptions)
 

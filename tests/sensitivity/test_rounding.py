@@ -71,7 +71,7 @@ def test_weights_are_levels_times_their_steps(known):
         w = got.params["params"][name.split("/")[1]]["kernel"]
         np.testing.assert_allclose(w, np.asarray(leaf.levels)[0] * steps, rtol=1e-6)
         std = float(np.std(kernels(PARAMS)[name.split("/")[1]]))
-        assert steps.max() <= 4 * 1.5 * std * 1.001
+        assert steps.max() <= 4 * std * 1.001
 
 
 def test_odd_leaves():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ggjax import sensitivity
-from ggjax.sensitivity import _search, _trials
+from ggjax.sensitivity import _planned, _search, _trials, _tuning
 
 KEY = jax.random.key(3)
 MODEL = nn.Sequential([nn.Dense(24), nn.tanh, nn.Dense(12)])
@@ -22,12 +22,14 @@ def known():
 
 def test_what_is_measured_is_the_divergence_on_the_other_half(known):
     chosen = {f"params/layers_{i}/kernel": PARAMS["params"][f"layers_{i}"]["kernel"] for i in (0, 2)}
-    plans = _search.planned(chosen, known)
+    plans = _planned.planned(chosen, known)
+    typical = 2 * _planned.typical(plans)
+    plans = _tuning.tuned(plans, typical * 2.0 ** -_trials.BITS[1], _search.CAP)
     # Of 16 groups of two examples each, every second one is of the second half.
     held = np.concatenate([np.asarray(x).reshape(16, 2, 16)[1::2].reshape(16, 16) for x in BATCHES])
     found = []
     for bits in _trials.BITS:
-        levels = _search.rounded(plans, plans.first, 2 * _search.typical(plans) * 2.0**-bits, _search.CAP)
+        levels = _planned.rounded(plans, typical * 2.0**-bits, _search.CAP, _planned.FIRST)
         new = jax.tree.map(lambda x: x, PARAMS)
         for i in (0, 2):
             new["params"][f"layers_{i}"]["kernel"] = levels[f"params/layers_{i}/kernel"].values
@@ -53,7 +55,7 @@ def test_predicted_rises_are_corrected(known):
     chosen = {"params/layers_0/kernel": PARAMS["params"]["layers_0"]["kernel"]}
     twice = known._replace(measured=np.array([[1e-6, 2e-6], [10.0, 20.0]], np.float32))
     without = known._replace(measured=known.measured[:0])
-    one, other = (_search.at(_search.planned(chosen, k), 1.5, 0.1) for k in (twice, without))
+    one, other = (_search.at(_planned.planned(chosen, k), 1.5, 0.1) for k in (twice, without))
     for name, rise in other.rises.items():
         assert one.rises[name] == pytest.approx(2 * rise, rel=1e-4)
         np.testing.assert_array_equal(one.levels[name].levels, other.levels[name].levels)

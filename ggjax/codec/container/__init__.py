@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
     from ggjax.codec.container._checkpoint import Result as Result
     from ggjax.codec.container._checkpoint import Written as Written
     from ggjax.codec.container._checkpoint import decompress_checkpoint as decompress_checkpoint
+    from ggjax.codec.container._coding import common_step as common_step
     from ggjax.codec.container._coding import parameters_of as parameters_of
     from ggjax.codec.container._coding import told as told
     from ggjax.codec.container._compressing import compress_checkpoint as compress_checkpoint
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
 _HOME = {
     "Result": "ggjax.codec.container._checkpoint",
     "Written": "ggjax.codec.container._checkpoint",
+    "common_step": "ggjax.codec.container._coding",
     "compress_checkpoint": "ggjax.codec.container._compressing",
     "decompress_checkpoint": "ggjax.codec.container._checkpoint",
     "parameters_of": "ggjax.codec.container._coding",

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ggjax import masks
 from ggjax._internal import trees
-from ggjax.codec import _groups, _options
+from ggjax.codec import _groups, _options, _plan
 from ggjax.codec._survey import Leaf
 from ggjax.codec.container import _index, _safetensors
 from ggjax.codec.container._dtypes import DTYPES, RARE, has_arrays
@@ -20,6 +20,7 @@ from ggjax.codec.container._file import Progress
 from ggjax.codec.container._safetensors import File
 from ggjax.codec.container._sources import GROUP
 from ggjax.codec.quantize._quantizers import is_codable
+from ggjax.codec.quantize._steps import Want
 
 _SCALE = re.compile(r"[._/]?scale[^./]*$")
 """The end of the name of a scale, after that of the codes that it is for, or of their module: codes ``w`` and
@@ -78,6 +79,23 @@ def surveyed(file: File, names: list[str], rounded: dict[str, bool], kept: _grou
         some = [(n, x, rounded[n]) for n, x in arrays.items()]
         out += _groups.surveyed(some, lossless=True, leaves_in_all=len(rounded), kept=kept)
     return out
+
+
+def common_step(arrays: Iterable[tuple[str, np.ndarray]], number: int, want: Want, kept: _groups.Kept) -> float:
+    """The step that all of some tensors share, chosen as ``compress`` chooses it.
+
+    Args:
+      arrays: (name, tensor), all of dtypes that can be rounded.
+      number: about how many; they share the memory for samples.
+      want: ``bits`` or ``snr_db`` of all together.
+      kept: gets those that cannot be rounded, and why.
+    """
+    known: list[Leaf] = []
+    for name, x in arrays:
+        known += _groups.surveyed([(name, x, True)], lossless=False, leaves_in_all=number, kept=kept)
+    known = [x for x in known if x.name not in kept]
+    room = (want.bits or 0.0) * sum(x.size for x in known)
+    return _plan.step_of(known, _options.Options("uniform", want), room)
 
 
 def coded(

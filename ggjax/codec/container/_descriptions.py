@@ -13,13 +13,13 @@ from ggjax.codec.container._body import PART, problem_of
 from ggjax.codec.container._dtypes import BITS, DTYPES, is_count, is_shape
 from ggjax.codec.container._header import Entry
 from ggjax.codec.container._metadata import Piece, Shape, Stored
-from ggjax.codec.entropy import _rans
+from ggjax.codec.entropy import _lanes, _rans
 from ggjax.codec.entropy._coders import CODERS
 from ggjax.codec.quantize._quantizers import QUANTIZERS
 
 MAX_PARTS = 256
 KNOWN = frozenset(
-    "axis bytes coder crc32 dtype full grid leaf leaves needs params parts quantizer sections shape "
+    "axis bytes coder crc32 dtype exceptions full grid leaf leaves needs params parts quantizer sections shape "
     "start".split()
 )
 
@@ -81,7 +81,7 @@ def read(name: str, t: Any, entry: Entry, tables: int) -> Stored:
     else:
         meta, chunks = None, _chunks(t, entry.nbytes, 1)
         need(
-            not sections and not t.keys() & {"parts", "params", "axis", "coder", "grid"},
+            not sections and not t.keys() & {"parts", "params", "axis", "coder", "grid", "exceptions"},
             "kept as it is, not coded",
         )
         same = (entry.dtype, entry.shape) == (dtype, tuple(shape))
@@ -204,7 +204,19 @@ def _meta(t: dict[str, Any], dtype: str, shape: Shape, tables: int) -> Meta:
     if grid is not None:
         want = len(read.limits) * read.rows, read.columns
         need(grid.shape == want, f"a grid of {grid.shape[0]} rows and {grid.shape[1]} columns, expected {want}")
-    return Meta(shape, name, kind, read, parts, axis, coder, grid)
+    return Meta(shape, name, kind, read, parts, axis, coder, grid, _beyond(t.get("exceptions", []), parts))
+
+
+def _beyond(t: Any, parts: tuple[Part, ...]) -> tuple[int, ...]:
+    """How many exceptions each chunk has, where the file tells it."""
+    need(isinstance(t, list) and all(map(is_count, t)), "exceptions must be a list of numbers")
+    end, number = 0, sum(_lanes.number_of_chunks(p.size) for p in parts)
+    need(not t or len(t) == number, f"exceptions of {len(t)} chunks, expected {number}")
+    for i, p in enumerate(parts if t else ()):
+        begin, end = end, end + _lanes.number_of_chunks(p.size)
+        found = sum(t[begin:end])
+        need(found == p.exceptions, f"the chunks of part {i} have {found} exceptions, expected {p.exceptions}")
+    return tuple(t)
 
 
 def _check_sections(meta: Meta, sections: dict[str, Piece]) -> None:

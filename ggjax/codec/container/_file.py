@@ -15,11 +15,10 @@ import numpy as np
 from ggjax._internal import trees
 from ggjax.codec import _compress
 from ggjax.codec._compressed import Compressed, is_array, is_coded
-from ggjax.codec._host import outside_trace
 from ggjax.codec._shards import in_blocks
-from ggjax.codec.container import _save, _write
+from ggjax.codec.container import _placed, _save, _write
 from ggjax.codec.container._body import KEY
-from ggjax.codec.container._dtypes import DTYPES, Opaque, has_arrays, nbytes_of
+from ggjax.codec.container._dtypes import DTYPES, has_arrays, nbytes_of
 from ggjax.codec.container._info import FileInfo, info_of
 from ggjax.codec.container._nested import nested
 from ggjax.codec.container._sources import Checkpoint, Source, load, opened
@@ -124,7 +123,9 @@ def load_file(
         must be in the file with the same shape and dtype. None gives nested dicts, split at the slashes of
         the names: where keys have slashes themselves, as Haiku's do, take ``like`` or ``flat``.
       sharding: where to put the leaves: one ``jax.sharding.Sharding`` (or device) for all, or a tree of them
-        like ``like``. None takes those of the structs of ``like``, where they have one.
+        like ``like``. None takes those of the structs of ``like``, where they have one. Of a large leaf that is
+        to be sharded, a process reads and decodes only what its own devices get, and shard by shard where the
+        shards lie apart in the file (as those by rows usually do; leaves of ``loss_rise=`` are decoded whole).
       mask: only the leaves whose name it is true of; not with ``like``.
       flat: give a dict of the leaves by their full names, instead of nested ones; not with ``like``.
       max_bytes: of all arrays that are read, since a small file can hold a great many equal weights. While the
@@ -162,7 +163,7 @@ def load_file(
         if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
             raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
         names = [n for n in leaves if mask is None or mask(n)]
-        arrays = {n: _put(_array(x), sharding) for n, x in load(checkpoint, names, max_bytes)}
+        arrays = _placed.load_onto(checkpoint, dict.fromkeys(names, sharding), max_bytes)
         return arrays if flat else nested(path, arrays)
 
 
@@ -194,9 +195,8 @@ def _load_like(path: Any, checkpoint: Checkpoint, like: Any, sharding: Any, max_
         places = [sharding] * len(names)
     else:
         places = treedef.flatten_up_to(sharding)
-    at = dict(zip(names, places, strict=True))
-    arrays = load(checkpoint, held, max_bytes)
-    loaded = {n: _put(_array(x).reshape(np.shape(held[n])), at[n]) for n, x in arrays}
+    at = {n: place for n, place in zip(names, places, strict=True) if n in held}
+    loaded = _placed.load_onto(checkpoint, at, max_bytes, {n: np.shape(x) for n, x in held.items()})
     return treedef.unflatten([loaded.get(n, x) for n, x in pairs])
 
 
@@ -205,33 +205,6 @@ def _held_as(source: Source) -> tuple[np.dtype, tuple[int, ...]]:
     if has_arrays(source.dtype, source.full):
         return np.dtype(DTYPES[source.dtype]), source.full
     return np.dtype(np.uint8), (nbytes_of(source.dtype, source.full),)
-
-
-def _array(x: np.ndarray | Opaque) -> np.ndarray:
-    return x.data if isinstance(x, Opaque) else x
-
-
-def _put(x: np.ndarray, sharding: Any) -> Any:
-    """The array on a device, or on the host where JAX would change its values."""
-    if not _survives(x):
-        return x
-    with outside_trace(), np.errstate(under="ignore"):  # of float64, where JAX has float32
-        if isinstance(sharding, jax.sharding.Sharding) and not sharding.is_fully_addressable:
-            return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-        return jax.device_put(x, sharding)
-
-
-def _survives(x: np.ndarray) -> bool:
-    """Whether the dtype that JAX has for an array can hold its values: integers exactly, others in range."""
-    dtype = jax.dtypes.canonicalize_dtype(x.dtype)
-    if dtype == x.dtype or not x.size:
-        return True
-    if np.issubdtype(x.dtype, np.integer):
-        bounds = np.iinfo(dtype)
-        return bounds.min <= int(x.min()) and int(x.max()) <= bounds.max
-    with np.errstate(over="ignore", under="ignore"):
-        y = x.astype(dtype)
-    return not ((np.isinf(y) & ~np.isinf(x)) | ((y == 0) & (x != 0))).any()
 
 
 def inspect_file(path: str | os.PathLike[str]) -> FileInfo:

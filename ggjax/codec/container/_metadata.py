@@ -94,6 +94,7 @@ def describe(
             "axis": meta.axis,
             "grid": None if meta.grid is None else {n: list(v) for n, v in meta.grid._asdict().items()},
             "coder": None if meta.coder == "rans" else meta.coder,
+            "exceptions": list(meta.beyond) or None,
             "sections": {n: list(piece) for n, piece in sections if piece.nbytes},
         }
         out |= {n: v for n, v in optional.items() if v is not None and v != {}}

@@ -9,6 +9,9 @@ the i-th part of n w / 8 numbers in bits i w to i w + w - 1 of byte j.
 import functools
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from ggjax.codec._host import namespace_of
 
 _PLANES = (16, 8, 4, 2, 1)
@@ -62,6 +65,8 @@ def pack(numbers: Any, width: int) -> Any:
 
 def unpack(data: Any, n: int, width: int) -> Any:
     """The numbers, uint32 (..., n), n a multiple of 16, of bytes (..., n width / 8). NumPy or JAX arrays."""
+    if namespace_of(data) is np:
+        return _unpack(data, n, width)
     total, start = None, 0
     for bits, place in planes(width):
         size = n * bits // 8
@@ -72,6 +77,22 @@ def unpack(data: Any, n: int, width: int) -> Any:
             plane = pairs[..., 0] | pairs[..., 1] << 8
         elif bits < 8:
             pieces = [plane >> (i * bits) & ((1 << bits) - 1) for i in range(8 // bits)]
-            plane = namespace_of(data).concatenate(pieces, -1)
+            plane = jnp.concatenate(pieces, -1)
         total = plane << place if total is None else total | plane << place
     return total
+
+
+def _unpack(data: np.ndarray, n: int, width: int) -> np.ndarray:
+    """``unpack`` by NumPy: in place, since every array of the size of the numbers takes time."""
+    out, start = np.zeros((*data.shape[:-1], n), np.uint32), 0
+    for bits, place in planes(width):
+        size = n * bits // 8
+        plane = np.ascontiguousarray(data[..., start : start + size])
+        start += size
+        for i in range(max(8 // bits, 1)):
+            if bits == 16:
+                numbers = plane.view("<u2")
+            else:
+                numbers = plane >> np.uint8(i * bits) & np.uint8((1 << bits) - 1)
+            out[..., i * size : i * size + numbers.shape[-1]] |= numbers.astype(np.uint32) << np.uint32(place)
+    return out

@@ -9,6 +9,7 @@ In the lossless kind rows also differ in how many bits at their end are zero: ro
 kept as float32 have 13 such bits, which need not be stored.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,10 @@ CLASSES = (4, 8)
 MAX_CLASSES = 256
 SAMPLE = 1 << 19
 MIN_SIZE = 1 << 16
+BAND = 136
+"""Columns are taken from so many rows at a time, and put there: what is near in memory stays in the cache. No
+power of two: strides of one would put everything in the same places of the cache."""
+
 PART_BITS = 8 * 120
 """About what one more part takes besides its table: the last lanes and its place in the metadata."""
 
@@ -43,6 +48,36 @@ def matrix(x: np.ndarray, axis: int) -> np.ndarray:
     return x.reshape(x.shape[0], -1) if axis == 0 else x.reshape(-1, x.shape[-1]).T
 
 
+def parts_of(x: np.ndarray, rows: Rows) -> Iterator[np.ndarray]:
+    """The weights of every part, row after row."""
+    if rows.axis is None:
+        yield x.reshape(-1)
+        return
+    columns = _sorted_columns(x, rows.classes) if rows.axis == -1 else None
+    end = 0
+    for k in range(len(rows.zeros)):
+        chosen = rows.classes == k
+        begin, end = end, end + int(chosen.sum())
+        part = matrix(x, 0)[chosen] if columns is None else columns[begin:end]
+        yield part.reshape(-1)
+
+
+def _sorted_columns(x: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The columns of an array, as rows, sorted by class."""
+    flat, order = x.reshape(-1, x.shape[-1]), np.argsort(classes, kind="stable")
+    out = np.empty(flat.shape[::-1], x.dtype)
+    for i in range(0, len(flat), BAND):
+        out[:, i : i + BAND] = flat[i : i + BAND].take(order, axis=1).T
+    return out
+
+
+def from_sorted_columns(columns: np.ndarray, classes: np.ndarray, out: np.ndarray) -> None:
+    """Write columns (columns, size of each) that are sorted by class to their places in an array."""
+    flat, place = out.reshape(-1, out.shape[-1]), np.argsort(np.argsort(classes, kind="stable"))
+    for i in range(0, len(flat), BAND):
+        flat[i : i + BAND] = columns[place, i : i + BAND].T
+
+
 def plan(prepared: Prepared, quantizer: Quantizer) -> Rows:
     """The classes that code a leaf in the fewest bits, by a sample of every row."""
     x, settings = prepared.x, prepared.settings
@@ -50,10 +85,10 @@ def plan(prepared: Prepared, quantizer: Quantizer) -> Rows:
     if not quantizer.has_classes or x.ndim < 2 or x.size < MIN_SIZE:
         return whole
     best, least = whole, np.inf
-    for axis in (0, -1):
+    axes = [a for a in (0, -1) if 16 <= x.shape[a] <= x.size // 32]
+    means = _row_means(x) if axes else ()
+    for axis in axes:
         rows = x.shape[axis]
-        if not 16 <= rows <= x.size // 32:
-            continue
         m = matrix(x, axis)
         stride = min(max(x.size // SAMPLE, 1) | 1, m.shape[1])
         some = np.ascontiguousarray(m[:, ::stride])
@@ -62,7 +97,7 @@ def plan(prepared: Prepared, quantizer: Quantizer) -> Rows:
             least = x.size * _sample_cost(some, same, whole.zeros, quantizer, settings, x.size)
         zeros = quantizer.zeros_of(m)
         zeros[zeros < 4] = 0
-        scale = np.log(_row_means(x, axis) + 1e-30)
+        scale = np.log(means[axis] + 1e-30)
         for number in CLASSES if zeros.min() == zeros.max() else (1, *CLASSES):
             cut = _classes(scale, zeros, number)
             if not 1 < len(cut.zeros) <= MAX_CLASSES:
@@ -74,16 +109,23 @@ def plan(prepared: Prepared, quantizer: Quantizer) -> Rows:
     return best
 
 
-def _row_means(x: np.ndarray, axis: int) -> np.ndarray:
-    """The mean |x| of every row, float64, in little memory; infinities and NaN count as 0."""
-    flat = x.reshape(x.shape[0], -1) if axis == 0 else x.reshape(-1, x.shape[-1])
+def _row_means(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean |x| of every row along axis 0, and along axis -1, float64, in little memory; infinities and NaN
+    count as 0."""
+    flat = x.reshape(-1, x.shape[-1])
     height = max((1 << 20) // flat.shape[1], 1)
-    sums = []
+    rows, columns = [], []
     for i in range(0, len(flat), height):
-        size = np.abs(flat[i : i + height].astype(np.float32))
-        size = np.where(np.isfinite(size), size, 0) if not np.isfinite(size.max(initial=0)) else size
-        sums.append(size.sum(1 if axis == 0 else 0, dtype=np.float64))
-    return np.concatenate(sums) / flat.shape[1] if axis == 0 else np.sum(sums, axis=0) / len(flat)
+        size = np.abs(flat[i : i + height].astype(np.float32, copy=False))
+        with np.errstate(invalid="ignore"):  # signaling NaN
+            sums = size.sum(1, dtype=np.float64)
+        if not np.isfinite(sums).all():
+            size = np.where(np.isfinite(size), size, 0)
+            sums = size.sum(1, dtype=np.float64)
+        rows.append(sums)
+        columns.append(size.sum(0, dtype=np.float64))
+    number = x.size // x.shape[0]
+    return np.concatenate(rows).reshape(len(x), -1).sum(1) / number, np.sum(columns, axis=0) / len(flat)
 
 
 def _classes(scale: np.ndarray, zeros: np.ndarray, number: int) -> Rows:

@@ -14,10 +14,10 @@ import ggjax
 from ggjax._internal import trees
 from ggjax._internal.step_grid import FINENESS
 from ggjax.codec import _calibrated
-from ggjax.sensitivity import Factors, Levels, Sensitivity, _plans, _search
-from ggjax.sensitivity._levels import round_leaf
+from ggjax.sensitivity import Factors, Levels, Sensitivity, _planned, _plans, _search
+from ggjax.sensitivity._levels import round_leaf, spread_of
 from ggjax.sensitivity._plans import Plan
-from tests.benchmarks.calibrated import both
+from ggjax.sensitivity._tuning import tuned
 from tests.benchmarks.calibrated.subject import Subject, bits_of
 
 PLAIN = {
@@ -35,7 +35,7 @@ CALIBRATED = {
     "rows_columns": "feedback, steps of rows and columns",
     "both": "feedback on both sides, steps of rows and columns",
 }
-"""Arms that round with one cap of the steps, 1.5 standard deviations of the leaf."""
+"""Arms that round with feedback or by a sensitivity, as the library does, with a part of what it says."""
 
 NO_CAP = 1e6
 
@@ -72,33 +72,31 @@ def plain(subject: Subject, arm: str, constant: float) -> Rounding:
 
 
 def _one_step(x: Any) -> Callable[[float], Levels]:
-    f = Factors(
-        jnp.zeros((2, 1, x.size)), jnp.zeros((2, 1, 1)), ggjax.sensitivity.init({"x": x}).factors["x"].view
-    )
-    plan = _plans.plain(f)
-    return lambda step: round_leaf(x, plan[1:], step, NO_CAP, f.view, True)
+    view = ggjax.sensitivity.init({"x": x}).factors["x"].view
+    f = Factors(jnp.zeros((2, 1, x.size)), jnp.zeros((2, 1, 1)), view)
+    spread = spread_of(x, view)
+    return lambda step: round_leaf(x, _plans.plan(f, np.ones(2), step, spread, 1.0, sides="none"), NO_CAP, view)
 
 
 def calibrated(subject: Subject, arm: str, state: Sensitivity) -> Callable[[float], Rounding]:
     """A function from a constant to the tree rounded by an arm that knows a sensitivity.
 
-    At high rates every weight adds constant^2 / 24 to the loss (or to half the squared error).
+    At high rates every weight adds constant^2 / 24 to the loss (or to half the squared error). How far each
+    leaf trusts its factors was found once, with feedback on both sides.
     """
     leaves = chosen_of(subject)
-    examples = float(np.asarray(state.examples).sum())
-    plans: dict[str, Any] = {}
-    for n in leaves:
-        make = both.plan if arm == "both" else plan_of
-        plans[n] = make(state.factors[n], examples, arm)
+    known = _planned.planned(leaves, state)
+    known = tuned(known, 2.0**-2 * _planned.typical(known), _search.CAP)
+    whole = {n: _planned.plan_of(known, n, 0.0) for n in leaves}
+    parts = {n: part_of(known.factors[n], _rows_gain_more(known.factors[n], whole[n]), arm) for n in leaves}
+    known = known._replace(factors={n: f for n, (f, _) in parts.items()})
 
     def at(constant: float) -> Rounding:
         levels = {}
         for n, x in leaves.items():
-            view, plan = state.factors[n].view, plans[n]
-            if arm == "both":
-                levels[n] = both.round_leaf(x, plan, constant, _search.CAP, view)
-            else:
-                levels[n] = round_leaf(x, plan[1:], constant, _search.CAP, view, plan.along_rows)
+            f, sides = parts[n]
+            plan = _planned.plan_of(known._replace(sides=sides), n, constant)
+            levels[n] = round_leaf(x, _even(plan) if arm == "feedback" else plan, _search.CAP, f.view)
         return _rounding(subject, leaves, levels)
 
     return at
@@ -109,21 +107,34 @@ def start_of(subject: Subject, rise: float) -> float:
     return float(np.sqrt(24 * rise / sum(x.size for x in chosen_of(subject).values())))
 
 
-def plan_of(f: Factors, examples: float, arm: str) -> Plan:
-    """The plan of a leaf by a part of what its factors say."""
-    whole = _plans.plan(f, examples, _search.DAMPING, slice(None))
+def part_of(f: Factors, by_rows: bool, arm: str) -> tuple[Factors, _plans.Sides]:
+    """What an arm uses of the factors of a leaf, and along which axes errors are made good."""
+    sides: _plans.Sides = "rows" if by_rows else "columns"
+    if arm == "both":
+        return f, "both"
     if arm == "rows_columns":
-        return whole
+        return f, sides
     if arm == "leaf":
-        f = Factors(_flat(f.rows), _flat(f.columns), f.view)
-    elif arm == "diagonal":
-        f = Factors(_diagonal(f.rows), _diagonal(f.columns), f.view)
-    elif whole.along_rows:
-        f = Factors(f.rows, _flat(f.columns), f.view)
-    else:
-        f = Factors(_flat(f.rows), f.columns, f.view)
-    plan = _plans.plan(f, examples, _search.DAMPING, slice(None))
-    return _even(plan) if arm == "feedback" else plan
+        return Factors(_flat(f.rows), _flat(f.columns), f.view), sides
+    if arm == "diagonal":
+        return Factors(_diagonal(f.rows), _diagonal(f.columns), f.view), sides
+    return (
+        Factors(f.rows, _flat(f.columns), f.view) if by_rows else Factors(_flat(f.rows), f.columns, f.view)
+    ), sides
+
+
+def _rows_gain_more(f: Factors, plan: Plan) -> bool:
+    """Whether feedback along the rows saves more bits than along the columns."""
+    gains = []
+    for x, triangle in ((f.rows, plan.rows), (f.columns, plan.columns)):
+        if triangle.shape[-1] == 1:
+            gains.append(0.0)
+            continue
+        alone = np.asarray(_diagonal(x).sum(0), np.float64)  # (b, k)
+        made_good = np.asarray(jnp.diagonal(triangle, axis1=1, axis2=2), np.float64)
+        alone = np.maximum(alone / np.maximum(alone.mean(1, keepdims=True), 1e-30), made_good**2)
+        gains.append(float((np.log2(alone) / 2 - np.log2(made_good)).mean()))
+    return gains[0] >= gains[1]
 
 
 def _diagonal(x: Any) -> Any:
