@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see of the list below (a test compares the two)
+    from ggjax import baselines as baselines
     from ggjax import codec as codec
     from ggjax import gennorm as gennorm
     from ggjax import init as init
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "baselines": (),
     "codec": (
         "Compressed",
         "FormatError",

@@ -1,0 +1,96 @@
+"""EntQuant: 8-bit levels that are cheap to entropy-code, without data."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from ggjax._internal import trees
+from ggjax.baselines._powerquant import golden
+from ggjax.baselines._reparameterization import Frozen, Mask, beside, check_whole, flatten
+
+
+def entquant(
+    params: Any, rate_weight: ArrayLike, *, axis: int = -1, most: int = 127, mask: Mask = "kernels"
+) -> Frozen:
+    """Round each row to whole multiples of a scale of its own, chosen for small error and small levels.
+
+    After EntQuant (arXiv 2601.22787). Of the paper's: for each matrix W, with q = round(w / s) between -most
+    and most and one scale s for each row, minimize |s q - W|_1 / |W|_1 + rate_weight mean |q|; small |q| stands
+    for small entropy, and the levels are entropy-coded. The paper uses L-BFGS; here, as the sum has a part for
+    each row, each row is searched by itself: over a grid of scales, then by golden section. Since max |w| /
+    most, the scale of plain rounding to nearest, is tried too, the objective never exceeds that of plain
+    rounding. The paper's 8-bit floats are not here.
+
+    Args:
+      params: a tree of arrays.
+      rate_weight: at least 0, a number; may be traced.
+      axis: the axis that has a scale for each entry (a "row"); -1 is that of the outputs in Flax's kernels, 0
+        in PyTorch's. Leaves of fewer axes have one row.
+      most: the largest level, 1 to 2^20; 127 for 8 bits.
+      mask: the leaves to round: "kernels", a tree of bools, a prefix of one, or a function to one.
+
+    Returns:
+      A ``Frozen``: weights, levels, and 16 bits for each scale. All-zero rows stay zero.
+
+    Raises:
+      ValueError: an argument out of range, no floating leaf, a mask that does not fit, or a NaN or infinite
+        weight (where it is known).
+
+    >>> w = jnp.linspace(-1, 1, 9)[:, None]
+    >>> [int(abs(entquant({"w": w}, r).levels["w"]).max()) for r in (0.01, 10.0)]
+    [4, 0]
+    """
+    trees.check_not_negative("rate_weight", rate_weight)
+    if np.ndim(rate_weight):
+        raise ValueError(f"rate_weight must be one number, got an array of shape {np.shape(rate_weight)}")
+    check_whole("most", most, 1, 2**20)
+    flat = flatten(params, mask)
+    found, scales_in_all = [], 0
+    for x in flat.weights():
+        x = jnp.asarray(x)
+        rows = jnp.moveaxis(x.astype(jnp.float32), axis, 0) if -x.ndim <= axis < x.ndim else x.reshape(1, -1)
+        q, scales = _round(
+            rows.reshape(rows.shape[0], -1), jnp.asarray(rate_weight, jnp.float32), most=int(most)
+        )
+        found.append([_back(v, rows, x, axis) for v in (q * scales, q)])
+        scales_in_all += scales.size
+    weights = [v.astype(x.dtype) for (v, _), x in zip(found, flat.weights(), strict=True)]
+    levels = [q.astype(jnp.int32) for _, q in found]
+    return Frozen(flat.replace(weights), beside(flat, levels), 16 * scales_in_all)
+
+
+def _back(v: jax.Array, rows: jax.Array, x: jax.Array, axis: int) -> jax.Array:
+    """The rows (m, n) as an array like x."""
+    v = v.reshape(rows.shape)
+    return (jnp.moveaxis(v, 0, axis) if -x.ndim <= axis < x.ndim else v).reshape(x.shape)
+
+
+_TRIED, _GOLDEN_STEPS = 320, 8
+
+
+@functools.partial(jax.jit, static_argnames="most")
+def _round(w: jax.Array, rate_weight: jax.Array, *, most: int) -> tuple[jax.Array, jax.Array]:
+    """The levels (m, n), as floats, and the scales (m, 1)."""
+    top = jnp.max(jnp.abs(w), 1, keepdims=True, initial=0)
+    top = jnp.where(top > 0, top, 1)
+    whole = jnp.sum(jnp.abs(w))
+    whole, size = jnp.where(whole > 0, whole, 1), max(w.size, 1)
+
+    def objective(scale: jax.Array) -> jax.Array:
+        """Each row's part of the sum, (m, 1), at these scales (m, 1)."""
+        q = jnp.clip(jnp.round(w / scale), -most, most)
+        error = jnp.sum(jnp.abs(scale * q - w), 1, keepdims=True) / whole
+        return error + rate_weight * jnp.sum(jnp.abs(q), 1, keepdims=True) / size
+
+    # From scales at which the largest weights are cut down to an eighth, to one at which all levels are 0.
+    grid = jnp.asarray(np.geomspace(1 / (8 * most), 2.1, _TRIED).astype(np.float32))
+    best = top * grid[jnp.argmin(lax.map(lambda g: objective(top * g), grid), 0)]
+    refined = golden(objective, best * grid[0] / grid[1], best * grid[1] / grid[0], _GOLDEN_STEPS)
+    tried = jnp.stack([top / most, best, refined])
+    scales = jnp.take_along_axis(tried, jnp.argmin(lax.map(objective, tried), 0, keepdims=True), 0)[0]
+    return jnp.clip(jnp.round(w / scales), -most, most), scales
