@@ -114,15 +114,14 @@ def _of_both_ways(
 def _rises(known: Planned, constant: float, cap: float) -> dict[str, float]:
     """The predicted rise of every leaf.
 
-    Levels by the first half of the gradients cost more by the second half (``unseen``) than by the first
-    (``seen``), whose noise they follow; levels by both halves, of which twice as much is known, cost less than
-    the one and more than the mean of the two. Three quarters of the way in the logarithm are close to what is
-    measured. What was measured of other roundings corrects it.
+    It is that of levels by the first half of the gradients, judged by the second: the half that they follow
+    would flatter them. Levels by both halves trust their factors further and have coarser steps by the same
+    constant; they cost about as much. What was measured of other roundings corrects it.
     """
     errors = changes(known, rounded(known, constant, cap, FIRST))
-    unseen, seen = (rises_of(known, errors, half) for half in (1, 0))
+    unseen = rises_of(known, errors, 1)
     factor = correction(known.measured, sum(unseen.values()))
-    return {n: factor * max(u**0.75 * seen[n] ** 0.25, (u + seen[n]) / 2) for n, u in unseen.items()}
+    return {n: factor * u for n, u in unseen.items()}
 
 
 def correction(measured: Any, predicted: float) -> float:
