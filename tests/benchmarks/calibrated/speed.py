@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from ggjax import sensitivity
-from ggjax.sensitivity import _feedback
+from ggjax.sensitivity import _feedback, _two_sides
 from tests.benchmarks.calibrated.subject import Subject
 
 SIZES = (1024, 4096)
-REPEATS = 5
+REPEATS = 3
 
 
 def rounding(sizes: Sequence[int] = SIZES) -> list[dict[str, Any]]:
@@ -21,16 +21,21 @@ def rounding(sizes: Sequence[int] = SIZES) -> list[dict[str, Any]]:
     for n in sizes:
         w, x = (jax.random.normal(jax.random.key(i), (n, n)) for i in range(2))
         m = _feedback.factor_of(x @ x.T / n, 0.1)
-        seconds = _seconds(jax.jit(_feedback.round_rows), w, m, jnp.full((n, 1), 0.5))
+        steps = jnp.full((n, n), 0.5)
         product = _seconds(jax.jit(jnp.matmul), m, w)
-        found.append(
-            {
-                "size": n,
-                "seconds": seconds,
-                "weights_per_second": n * n / seconds,
-                "products": seconds / product,
-            }
-        )
+        for sides, seconds in (
+            ("one", _seconds(jax.jit(_feedback.round_rows), w, m, steps)),
+            ("both", _seconds(jax.jit(_two_sides.round_both), w, m, m, steps)),
+        ):
+            found.append(
+                {
+                    "size": n,
+                    "sides": sides,
+                    "seconds": seconds,
+                    "weights_per_second": n * n / seconds,
+                    "products": seconds / product,
+                }
+            )
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from tests.benchmarks.calibrated import frontiers, measure, tables
 from tests.benchmarks.calibrated.tables import DECIBELS, FILE, RISES
 
-WAYS = {"uniform": "one step for all", "rows_columns": "calibrated", frontiers.COMPRESS: "calibrated, as asked"}
+WAYS = {"uniform": "one step for all", "both": "calibrated", frontiers.COMPRESS: "calibrated, as asked"}
 LOGITS = {
     "lm-adam": "language model, Adam",
     "lm-backslash": "the same with BackSlash",

@@ -67,10 +67,11 @@ def markdown(name: str, found: dict[str, Any]) -> str:
 
 def rounding(sizes: Sequence[dict[str, Any]]) -> str:
     """The speed of the rounding."""
-    lines = [["matrix", "million weights/s", "in products of the matrix with its factor"]]
+    lines = [["matrix", "feedback", "million weights/s", "in products of the matrix with its factor"]]
     for x in sizes:
         n = x["size"]
-        lines.append([f"{n} x {n}", f"{x['weights_per_second'] / 1e6:.1f}", f"{x['products']:.1f}"])
+        speed = f"{x['weights_per_second'] / 1e6:.1f}"
+        lines.append([f"{n} x {n}", f"{x['sides']} side(s)", speed, f"{x['products']:.1f}"])
     return "\n".join(table(lines))
 
 
