@@ -14,7 +14,7 @@ from ggjax.sensitivity._levels import Levels, round_leaf, spread_of
 from ggjax.sensitivity._predict import rise
 from ggjax.sensitivity._state import HALVES, Factors, Sensitivity, leaf_of
 
-BOTH, FIRST = slice(None), slice(0, 1)
+BOTH, FIRST, SECOND = slice(None), slice(0, 1), slice(1, 2)
 TINY = 1e-6
 """A constant at which steps are so fine that they do not depend on the weights."""
 
@@ -108,7 +108,7 @@ def values_of(levels: dict[str, Levels], leaves: Mapping[str, Any]) -> dict[str,
     return {n: mesh.placed_like(q.values, leaves[n]) for n, q in levels.items()}
 
 
-def rises_of(known: Planned, errors: dict[str, Any], half: int) -> dict[str, float]:
-    """The predicted rise of every leaf, by one half of the gradients."""
-    rises = {n: rise(known.factors[n], e, slice(half, half + 1)) for n, e in errors.items()}
-    return {n: max(float(r), 0.0) / float(known.examples[half]) for n, r in rises.items()}
+def rises_of(known: Planned, errors: dict[str, Any], which: slice = BOTH) -> dict[str, float]:
+    """The predicted rise of every leaf, by both halves of the gradients or one."""
+    examples = float(known.examples[which].sum())
+    return {n: max(float(rise(known.factors[n], e, which)), 0.0) / examples for n, e in errors.items()}

@@ -8,7 +8,7 @@ import numpy as np
 
 from ggjax.sensitivity import _counting
 from ggjax.sensitivity._levels import Levels
-from ggjax.sensitivity._planned import FIRST, Planned, changes, rises_of, rounded, typical
+from ggjax.sensitivity._planned import FIRST, SECOND, Planned, changes, rises_of, rounded, typical
 from ggjax.sensitivity._tuning import tuned
 
 CAP = 4.0
@@ -24,6 +24,9 @@ TOLERANCE = 0.005
 NEAR = 0.25
 """How far, in bits or in doublings of the rise, the best of the tries may lie from what is asked: at few bits
 both jump, as whole rows become zero."""
+
+FLATTERY = 2 / 3
+"""Of the logarithm of what rises by the other half are larger, how much levels by both halves have of it."""
 
 MOST = 4.0
 """No measurement corrects a prediction by a larger factor."""
@@ -71,26 +74,31 @@ def to_rise(known: Planned, asked: float, *, cap: float = CAP) -> Found:
     known = tuned(known, start, cap)
 
     def rise_again(known: Planned) -> tuple[float, float, float]:
-        return _nearest(lambda c: sum(_rises(known, c, cap).values()), start, asked, slope=2.0)
+        return _nearest(lambda c: rise_of(known, c, cap), start, asked, slope=2.0)
 
     found = _of_both_ways(known, rise_again, cap, "loss_rise", asked)
     return min(found, key=lambda f: _counting.bits_of(f.levels))
 
 
+def rise_of(known: Planned, constant: float, cap: float) -> float:
+    """The predicted rise of a constant, in all."""
+    return sum(at(known, cap, constant).rises.values())
+
+
 def near(found: Found, asked: float) -> Found:
     """The levels of another predicted rise, by the plan and the cap of others."""
 
-    def total(constant: float) -> float:
-        return sum(_rises(found.known, constant, found.cap).values())
+    def again(constant: float) -> float:
+        return rise_of(found.known, constant, found.cap)
 
     start = found.constant * math.sqrt(asked / max(sum(found.rises.values()), 1e-30))
-    return at(found.known, found.cap, _nearest(total, start, asked, slope=2.0)[1])
+    return at(found.known, found.cap, _nearest(again, start, asked, slope=2.0)[1])
 
 
 def at(known: Planned, cap: float, constant: float) -> Found:
     """The levels of a plan, a cap and a constant."""
     levels = rounded(known, constant, cap)
-    return Found(levels, _rises(known, constant, cap), known, cap, constant)
+    return Found(levels, _rises(known, constant, cap, levels), known, cap, constant)
 
 
 def _of_both_ways(
@@ -111,17 +119,19 @@ def _of_both_ways(
     return found
 
 
-def _rises(known: Planned, constant: float, cap: float) -> dict[str, float]:
-    """The predicted rise of every leaf.
+def _rises(known: Planned, constant: float, cap: float, levels: dict[str, Levels]) -> dict[str, float]:
+    """The predicted rise of every leaf, for levels by both halves of the gradients.
 
-    It is that of levels by the first half of the gradients, judged by the second: the half that they follow
-    would flatter them. Levels by both halves trust their factors further and have coarser steps by the same
-    constant; they cost about as much. What was measured of other roundings corrects it.
+    These follow the noise of the halves that they are judged by. How much that flatters them is seen at levels
+    by the first half: they cost more by the second than by the first. With twice the gradients the difference
+    is smaller: two thirds of it in the logarithm are close to what is measured. What was measured of other
+    roundings corrects the rest.
     """
-    errors = changes(known, rounded(known, constant, cap, FIRST))
-    unseen = rises_of(known, errors, 1)
+    first = changes(known, rounded(known, constant, cap, FIRST))
+    seen, unseen = rises_of(known, first, FIRST), rises_of(known, first, SECOND)
     factor = correction(known.measured, sum(unseen.values()))
-    return {n: factor * u for n, u in unseen.items()}
+    own = rises_of(known, changes(known, levels))
+    return {n: factor * r * (max(unseen[n] / max(seen[n], 1e-30), 1) ** FLATTERY) for n, r in own.items()}
 
 
 def correction(measured: Any, predicted: float) -> float:

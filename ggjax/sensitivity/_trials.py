@@ -45,7 +45,7 @@ def tried(params: Any, state: Sensitivity, cost: Callable[[Any], np.ndarray]) ->
     found = []
     for step in STEPS:
         levels = _planned.rounded(known, typical * step, _search.CAP, _planned.FIRST)
-        predicted = sum(_planned.rises_of(known, _planned.changes(known, levels), 1).values())
+        predicted = sum(_planned.rises_of(known, _planned.changes(known, levels), _planned.SECOND).values())
         measured = cost(flat.with_named(_planned.values_of(levels, chosen)))
         mean = float(measured.mean(dtype=np.float64))
         if predicted > 0 and mean > 0 and math.isfinite(mean):

@@ -22,7 +22,7 @@ def tuned(known: Planned, constant: float, cap: float) -> Planned:
     for damping in DAMPINGS:
         trial = known._replace(dampings=dict.fromkeys(known.leaves, damping))
         levels = _planned.rounded(trial, constant, cap, _planned.FIRST)
-        rises = _planned.rises_of(trial, _planned.changes(trial, levels), 1)
+        rises = _planned.rises_of(trial, _planned.changes(trial, levels), _planned.SECOND)
         for n, q in levels.items():
             if rises[n] > 0:
                 score = _counting.bits_of({n: q}) / q.levels.size + math.log2(rises[n]) / 2
