@@ -102,3 +102,5 @@ def test_rounded_trees_are_compressed_as_they_are(compensated, coder, tmp_path):
 def test_nothing_more_is_asked_of_a_rounded_tree(compensated, known):
     with pytest.raises(ValueError, match="rounded already: bits and sensitivity cannot"):
         codec.compress(compensated[0], bits=3, sensitivity=known)
+    with pytest.raises(ValueError, match="rounded already: centroids and per and mask cannot"):
+        codec.compress(compensated[0], centroids=True, per="leaf", mask=None)
