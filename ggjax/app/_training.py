@@ -33,7 +33,7 @@ class Settings(NamedTuple):
     strength: float = 0.02  # of BackSlash, chosen likewise
     fine_tune: float = 0.3  # the share of the steps, at the end, that run without BackSlash
     post_learning_rate: float = 1e-4
-    calibrated: int = 8  # points of the frontier of each calibrated model, at most so many
+    calibrated: int = 4  # points of the frontier of each calibrated model, at most so many
     seed: int = 0
 
 
