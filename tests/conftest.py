@@ -1,7 +1,25 @@
 """Strict settings for the whole suite: set before JAX starts its backend."""
 
+import gc
+from pathlib import Path
+
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 30_000
+"""Every compiled program takes some maps of memory, of which Linux lets a process have 65,530: the compiler
+crashes beyond that."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_let_go():
+    """Forgets compiled programs after a module when there are too many."""
+    yield
+    if MAPS.exists() and MAPS.read_text().count("\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
