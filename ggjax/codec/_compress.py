@@ -103,9 +103,9 @@ def compress(
     if isinstance(params, Rounded):
         asked = {"step": step, "bits": bits, "snr_db": snr_db, "step_per_std": step_per_std, "rf8": rf8}
         asked |= {"lossless": lossless, "loss_rise": loss_rise, "sensitivity": sensitivity, "loss": loss}
+        asked |= {"dead_zone": dead_zone, "centroids": centroids}
+        asked |= {"per": per != "tree", "mask": not isinstance(mask, str)}
         odd = [n for n, v in asked.items() if v not in (None, False)]
-        odd += [n for n, v in (("dead_zone", dead_zone), ("centroids", centroids)) if v]
-        odd += [n for n, is_given in (("per", per != "tree"), ("mask", not isinstance(mask, str))) if is_given]
         if odd:
             raise ValueError(f"the tree is rounded already: {' and '.join(odd)} cannot be asked of it")
         return _rounded(params, _options.checked(lossless=True, coder=coder))

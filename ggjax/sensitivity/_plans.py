@@ -47,11 +47,10 @@ class Plan(NamedTuple):
 
 
 class _Axis(NamedTuple):
-    """The rows or the columns: what an error costs there, by the root of the share of each."""
+    """The rows or the columns."""
 
     triangle: jax.Array  # (b, k, k), or (b, 1, 1) without feedback
-    alone: jax.Array  # (b, k), the roots of the diagonal
-    made_good: jax.Array  # (b, k), where later ones make it good
+    cost: jax.Array  # (b, k), the root of the share that an error has there, where later ones make it good
 
 
 @functools.partial(jax.jit, static_argnames="sides")
@@ -88,9 +87,9 @@ def plan(
     first = _axis(f.rows, used, level, damping, sides != "columns")
     second = _axis(f.columns, used, level, damping, sides != "rows")
     known = (c > 0)[:, None]
-    exact = -FINENESS * jnp.log2(first.made_good) - FINENESS / 2 * jnp.log2(jnp.where(known, c[:, None], 1))
+    exact = -FINENESS * jnp.log2(first.cost) - FINENESS / 2 * jnp.log2(jnp.where(known, c[:, None], 1))
     row_steps, row_centre = _in_eighths(jnp.where(known, exact, jnp.nan))
-    column_steps, column_centre = _in_eighths(-FINENESS * jnp.log2(second.made_good))
+    column_steps, column_centre = _in_eighths(-FINENESS * jnp.log2(second.cost))
     step = jnp.where(known.any(), constant * 2.0 ** ((row_centre + column_centre) / FINENESS), jnp.inf)
     return Plan(first.triangle, second.triangle, row_steps, column_steps, step)
 
@@ -106,12 +105,11 @@ def _axis(
     """An axis by its factor (2, b, k, k) or (2, b, k), with damping in it."""
     factor, noise = _of_halves(x, used)
     added = damping * noise / (1 - noise) + level + LEAST  # (b,)
-    diagonal = jnp.diagonal(factor, axis1=1, axis2=2) if factor.ndim == 3 else factor
-    alone = jnp.sqrt(diagonal + added[:, None])
     if factor.ndim == 2 or not feedback:
-        return _Axis(jnp.ones((len(alone), 1, 1)), alone, alone)
+        diagonal = jnp.diagonal(factor, axis1=1, axis2=2) if factor.ndim == 3 else factor
+        return _Axis(jnp.ones((len(diagonal), 1, 1)), jnp.sqrt(diagonal + added[:, None]))
     triangle = jax.vmap(_feedback.factor_of)(factor, added)
-    return _Axis(triangle, alone, jnp.diagonal(triangle, axis1=1, axis2=2))
+    return _Axis(triangle, jnp.diagonal(triangle, axis1=1, axis2=2))
 
 
 def _of_halves(x: jax.Array, used: jax.Array) -> tuple[jax.Array, jax.Array]:

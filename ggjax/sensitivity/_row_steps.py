@@ -57,7 +57,5 @@ def _second_derivatives(f: Factors) -> jax.Array:
     rows, _, _ = f.summed(slice(None))
     diagonal = jnp.diagonal(rows, axis1=1, axis2=2) if rows.ndim == 3 else rows
     view = f.view
-    kept = [view.shape[a] for a in view.batch + view.rows] + [1] * len(view.columns)
-    order = view.batch + view.rows + view.columns
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return diagonal.reshape(kept).transpose(back) / max(view.sizes[2], 1)
+    narrow = view._replace(shape=tuple(1 if a in view.columns else n for a, n in enumerate(view.shape)))
+    return narrow.leaf(diagonal) / max(view.sizes[2], 1)

@@ -185,10 +185,10 @@ def backslash(
         packing = _packs.plan(weights, steps.weights(), allowed=alone)
         thetas, us = packing.pack(weights), packing.pack(steps.weights())
         how = {"packing": packing, "axes": axes, "per_leaf": per_leaf}
-        where = np.flatnonzero(flat.selected)  # of the vectors in the state, one entry for every leaf
         if at_every_update:
             law = _law.fit(thetas, gg_shape, **how)
         else:
+            where = np.flatnonzero(flat.selected)  # of the vectors in the state, one entry for every leaf
             fields = (state.shape_in_use, state.bits, state.fitted)
             old = _law.Law(*(x[where] if x.ndim else x for x in fields))
             law = _law.fit_if_due(old, state.count, estimate_every, thetas, gg_shape, **how)
@@ -198,11 +198,10 @@ def backslash(
         leaves = zip(thetas, us, nus, packing.spread(law.fitted), strict=True)
         new = [_step.shrink(theta, u, nu, rate, eps, moves, **form) for theta, u, nu, moves in leaves]
 
-        def kept(field: jax.Array, values: jax.Array) -> jax.Array:
-            return jnp.zeros_like(field).at[where].set(values) if values.ndim else values
-
-        nu, bits = kept(state.shape_in_use, law.nu), kept(state.bits, law.bits)
-        new_state = BackSlashState(count, nu, weight, bits, kept(state.fitted, law.fitted))
+        nu = _select.kept(flat, state.shape_in_use, law.nu)
+        bits = _select.kept(flat, state.bits, law.bits)
+        fitted = _select.kept(flat, state.fitted, law.fitted)
+        new_state = BackSlashState(count, nu, weight, bits, fitted)
         return steps.replace(packing.unpack(new)), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

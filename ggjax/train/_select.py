@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from ggjax._internal import trees
 
 NO_PARAMS = (
@@ -24,3 +28,8 @@ def select(params: Any, updates: Any, mask: trees.Mask) -> tuple[trees.Flat, tre
     selected = [s and u is not None for s, u in zip(flat.selected, steps, strict=True)]
     flat = flat._replace(selected=selected)
     return flat, flat._replace(leaves=steps)
+
+
+def kept(flat: trees.Flat, field: jax.Array, values: jax.Array) -> jax.Array:
+    """Values of the selected leaves as the field of a state has them: one entry for every leaf, or a scalar."""
+    return jnp.zeros_like(field).at[np.flatnonzero(flat.selected)].set(values) if values.ndim else values

@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ggjax import masks
@@ -171,13 +170,9 @@ def backslash_to_rate(
             size, offset = _steps.scaled(pull, jnp.asarray(eps, jnp.float32), nu, r)
             new.append(_step.shrink(theta, u, nu, size, offset, moved, clamp=True, move_idle=move_idle))
 
-        where = np.flatnonzero(flat.selected)  # of the vectors in the state, one entry for every leaf
-
-        def kept(field: jax.Array, values: jax.Array) -> jax.Array:
-            return jnp.zeros_like(field).at[where].set(values) if values.ndim else values
-
         n = _law.size(found.fitted, packing.shapes, axes)
-        nu, fitted = kept(state.shape_in_use, found.nu), kept(state.fitted, found.fitted)
+        nu = _select.kept(flat, state.shape_in_use, found.nu)
+        fitted = _select.kept(flat, state.fitted, found.fitted)
         new_state = BackSlashToRateState(count, nu, pull * n, strength, found.bits, log_strength, fitted)
         return steps.replace(packing.unpack(new)), new_state
 
