@@ -100,16 +100,16 @@ def backslash_to_rate(
     Example:
       >>> import jax, jax.numpy as jnp, optax, ggjax
       >>> rate = 1e-2  # or a schedule
-      >>> tx = optax.chain(optax.adam(rate), ggjax.backslash_to_rate(3.0, step=0.1, learning_rate=rate))
+      >>> tx = optax.chain(optax.sgd(rate), ggjax.backslash_to_rate(3.0, step=0.1, learning_rate=rate))
       >>> best = jax.random.normal(jax.random.key(0), (64, 64))  # takes 5.4 bits
       >>> params = {"kernel": 0.9 * best}
       >>> state = tx.init(params)
       >>> @jax.jit
       ... def train_step(params, state):
-      ...     grads = jax.tree.map(lambda w: (w - best) / best.size, params)
+      ...     grads = jax.tree.map(lambda w: w - best, params)
       ...     updates, state = tx.update(grads, state, params)
       ...     return optax.apply_updates(params, updates), state
-      >>> for _ in range(1000):
+      >>> for _ in range(500):
       ...     params, state = train_step(params, state)
       >>> print(f"{optax.tree.get(state, 'bits'):.1f}, {ggjax.rate.bits(params, 0.1):.1f}")
       3.0, 3.0

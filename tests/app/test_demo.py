@@ -202,5 +202,5 @@ def test_pictures_draw_on_given_axes(models, results):
     x, y = ax.get_lines()[0].get_data()
     np.testing.assert_allclose(y, np.exp(ggjax.gennorm.logpdf(np.float32(x), *law)), rtol=1e-4)
     ax = plots.frontier(results["frontier"])
-    assert [len(line.get_xdata()) for line in ax.get_lines()] == [15, 15, 8, 8]
+    assert [len(line.get_xdata()) for line in ax.get_lines()] == [15, 15, 4, 4]
     assert len(plots.life(models, results).axes) == 4

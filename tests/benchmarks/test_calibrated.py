@@ -12,7 +12,7 @@ import pytest
 import ggjax
 from ggjax import sensitivity
 from tests.benchmarks import bench_calibrated
-from tests.benchmarks.calibrated import arms, both, cells, digits, measure, subject
+from tests.benchmarks.calibrated import arms, cells, digits, measure, subject
 
 
 @pytest.fixture(autouse=True)
@@ -94,23 +94,6 @@ def test_levels_are_what_the_codec_gives_back():
     assert np.array_equal(ggjax.decompress(ggjax.Compressed({name: coded}))[name], kernels[1])
     assert not np.array_equal(*kernels)
     assert list(rounded.coded) == [name] and rounded.bits == 8 * coded.nbytes / coded.size
-
-
-def test_both_sides_against_a_plain_loop():
-    rng = np.random.default_rng(0)
-    w = rng.normal(size=(9, 7))
-    left, right = (
-        np.linalg.cholesky(a @ a.T + np.eye(len(a))) for a in (rng.normal(size=(n, n)) for n in (9, 7))
-    )
-    steps = rng.uniform(0.2, 0.6, w.shape)
-    errors, levels = np.zeros_like(w), np.zeros_like(w)
-    for i in range(9):
-        for j in range(7):
-            owed = (left[i] @ errors @ right[j]) / (left[i, i] * right[j, j])  # its own error is still 0
-            levels[i, j] = np.round((w[i, j] - owed) / steps[i, j])
-            errors[i, j] = levels[i, j] * steps[i, j] - w[i, j]
-    found = both.round_both(*(jnp.asarray(x, jnp.float32) for x in (w, left, right, steps)))
-    assert np.array_equal(found, levels)
 
 
 def test_bits_at_a_cost():
