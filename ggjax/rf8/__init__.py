@@ -33,7 +33,8 @@ every device, with jit and without. Narrower dtypes convert to float32 exactly; 
 from ggjax.rf8._array import RF8Array as RF8Array
 from ggjax.rf8._array import validate as validate
 from ggjax.rf8._decode import decode as decode
-from ggjax.rf8._decode import dot as dot
+from ggjax.rf8._dot import dot as dot
+from ggjax.rf8._dot import einsum as einsum
 from ggjax.rf8._encode import Axis as Axis
 from ggjax.rf8._encode import encode as encode
 from ggjax.rf8._encode import round as round

@@ -1,7 +1,8 @@
 """The encoded array: codes and exponents as one pytree, which can be used like the array that it stands for."""
 
+import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -116,6 +117,24 @@ class RF8Array:
             new = _views.shape_of_exponents(self.exponents.shape, self.shape, codes.shape)
             exponents = self.exponents.reshape(new)
         return RF8Array(codes, exponents, self.dtype)
+
+    def grouped(self, *groups: Sequence[int]) -> "RF8Array":
+        """The array with one axis for every group of axes, transposed and reshaped as needed.
+
+        Exponents follow: where some axes of a group share theirs and others do not, they are repeated.
+        """
+        order = [a for group in groups for a in group]
+        codes, exponents = self.codes.transpose(order), self.exponents.transpose(order)
+        own = [math.prod(self.exponents.shape[a] for a in group) for group in groups]
+        sizes = [math.prod(self.shape[a] for a in group) for group in groups]
+        full = [
+            self.exponents.shape[a] if n == 1 else self.shape[a]
+            for group, n in zip(groups, own, strict=True)
+            for a in group
+        ]
+        exponents = jnp.broadcast_to(exponents, full)
+        exponents = exponents.reshape([1 if n == 1 else size for n, size in zip(own, sizes, strict=True)])
+        return RF8Array(codes.reshape(sizes), exponents, self.dtype)
 
     def astype(self, dtype: DTypeLike) -> jax.Array:
         """The decoded array in the dtype."""

@@ -1,8 +1,7 @@
-"""From RF8 back to weights, and products with weights that stay encoded until they are used."""
+"""From RF8 back to weights."""
 
 import jax
-import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 from ggjax._internal import trees
 from ggjax.rf8._array import RF8Array, check_form
@@ -23,6 +22,7 @@ def decode(q: RF8Array, dtype: DTypeLike | None = None) -> jax.Array:
         at least 8 bits.
       ValueError: the shape of the exponents does not fit that of the codes.
 
+    >>> import jax.numpy as jnp
     >>> from ggjax.rf8 import encode
     >>> decode(encode(jnp.array([0.7, 0.1])), jnp.bfloat16).tolist()
     [0.75, 0.09375]
@@ -32,14 +32,3 @@ def decode(q: RF8Array, dtype: DTypeLike | None = None) -> jax.Array:
     if not trees.is_weight_dtype(dtype):
         raise TypeError(f"dtype must be a floating one of at least 8 bits, got {dtype}")
     return floats(q.codes, q.exponents, dtype)
-
-
-def dot(x: ArrayLike, q: RF8Array) -> jax.Array:
-    """``jnp.dot(x, decode(q))``, computed in the dtype of x (``x @ q`` promotes the two dtypes instead).
-
-    >>> from ggjax.rf8 import encode
-    >>> dot(jnp.ones((1, 2)), encode(jnp.array([[0.5], [0.25]]))).tolist()
-    [[0.75]]
-    """
-    x = jnp.asarray(x)
-    return jnp.dot(x, decode(q, x.dtype))

@@ -74,8 +74,17 @@ def _bits_of(codes: Any, exponents: Any, xp: Any) -> Any:
       xp: ``numpy`` or ``jax.numpy``, whichever the arrays are of.
     """
     exponent = exponents.astype(np.int32)
-    code = codes.astype(np.int32)
+    bits = _finite_bits(codes.astype(np.int32), exponent, xp)
+    return bits | xp.where(exponent == NOT_FINITE, _NAN, np.int32(0))
+
+
+def bits_at(codes: jax.Array, exponent: int) -> jax.Array:
+    """``_bits_of`` for one known exponent, from codes as signed bytes: one operation less."""
+    return _finite_bits(lax.bitcast_convert_type(codes, jnp.int8).astype(jnp.int32), np.int32(exponent), jnp)
+
+
+def _finite_bits(code: Any, exponent: Any, xp: Any) -> Any:
+    """The bits for codes in the low eight of 32; the bits above them are zeros, or copies of the sign."""
     double = code << 1 & 0xFF
     sixteenths = double + (_EXTRA >> (double & 14) & 3) + ((exponent + BIAS << 4) - 8)
-    bits = xp.where(double == 0, np.int32(0), sixteenths << 19) | (code >> 7 << 31)
-    return bits | xp.where(exponent == NOT_FINITE, _NAN, np.int32(0))
+    return xp.where(double == 0, np.int32(0), sixteenths << 19) | (code >> 7 << 31)
