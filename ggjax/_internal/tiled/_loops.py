@@ -54,6 +54,8 @@ def _rows(batch: int, arrays: tuple[jax.Array, ...]) -> int:
 
 def _in_rows(k: int, size: int, product: Callable[..., jax.Array], x: jax.Array, arrays: Any) -> jax.Array:
     """The product in tiles of so many rows, and that of the rows that are left over."""
+    if not k or not x.shape[1]:
+        return jnp.zeros((x.shape[1], arrays[0].shape[-1]), x.dtype)
     main = k - k % size
     if main in (0, k):
         return product(x, k if main == 0 else size, arrays)

@@ -21,7 +21,6 @@ def planes_of(x: jax.Array, planes: int) -> jax.Array:
     return jnp.moveaxis(x.reshape(x.shape[0], -1, planes), -1, 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def dot(decode: Decode, x: jax.Array, arrays: Arrays) -> jax.Array:
     """The product of x with the matrix.
 
@@ -33,68 +32,81 @@ def dot(decode: Decode, x: jax.Array, arrays: Arrays) -> jax.Array:
     Returns:
       (B, N): float32 for x of bfloat16, float16 and float32, float64 for float64.
     """
-    return _local(decode, False, x, arrays)
+    return _linear(decode, False, *_placed(False, x, arrays))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def dot_transposed(decode: Decode, y: jax.Array, arrays: Arrays) -> jax.Array:
     """The product of y, floating (B, N), with the transposed matrix: (P, B, K), of a dtype as in ``dot``."""
-    return _local(decode, True, y, arrays)
+    return _linear(decode, True, *_placed(True, y, arrays))
 
 
-def _dot_forward(decode: Decode, x: jax.Array, arrays: Arrays) -> tuple[jax.Array, Any]:
-    return dot(decode, x, arrays), (arrays, jnp.zeros((), x.dtype))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _linear(decode: Decode, transposed: bool, x: jax.Array, arrays: Arrays) -> jax.Array:
+    return _on_devices(decode, transposed, x, arrays)
 
 
-def _dot_backward(decode: Decode, kept: Any, y: jax.Array) -> tuple[jax.Array, None]:
-    return dot_transposed(decode, y, kept[0]).astype(kept[1].dtype), None
+def _forward(decode: Decode, transposed: bool, x: jax.Array, arrays: Arrays) -> tuple[jax.Array, Any]:
+    return _linear(decode, transposed, x, arrays), (arrays, jnp.zeros((), x.dtype))
 
 
-def _transposed_backward(decode: Decode, kept: Any, x: jax.Array) -> tuple[jax.Array, None]:
-    return dot(decode, x, kept[0]).astype(kept[1].dtype), None
+def _backward(decode: Decode, transposed: bool, kept: Any, y: jax.Array) -> tuple[jax.Array, None]:
+    arrays, like = kept
+    return _linear(decode, not transposed, y, arrays).astype(like.dtype), None
 
 
-dot.defvjp(_dot_forward, _dot_backward)
-dot_transposed.defvjp(
-    lambda decode, y, arrays: (dot_transposed(decode, y, arrays), (arrays, jnp.zeros((), y.dtype))),
-    _transposed_backward,
-)
+_linear.defvjp(_forward, _backward)
 
 
-def _local(decode: Decode, transposed: bool, x: jax.Array, arrays: Arrays) -> jax.Array:
-    """The product on every device of an Explicit mesh of what it has, summed where rows are divided."""
-    product = _batched(decode, transposed)
-    sharding = next((s for s in map(mesh.explicit_sharding, (x, *arrays)) if s is not None), None)
+def _placed(transposed: bool, x: jax.Array, arrays: Arrays) -> tuple[jax.Array, Arrays]:
+    """x and the arrays, all divided like the first of the arrays where one lies on an Explicit mesh."""
+    sharding = _common(x, arrays)
     if sharding is None:
-        return product(x, arrays)
-    given = mesh.explicit_sharding(arrays[0])
+        return x, arrays
+    given, own = mesh.explicit_sharding(arrays[0]), mesh.explicit_sharding(x)
     spec = given.spec if given is not None else P()
     full = (*spec, *(None,) * (arrays[0].ndim - len(spec)))
     rows, columns = full[0], full[-1]
-    own = mesh.explicit_sharding(x)
     at = 0 if transposed else 1
     batch = own.spec[at] if own is not None and len(own.spec) > at else None
     if {*_axes(batch)} & {*_axes(rows), *_axes(columns)}:
         batch = None
-    wide, narrow = P(None, batch, rows), P(batch, columns)
-    specs = [P(rows, *(None,) * (a.ndim - 2), columns) for a in arrays]
+
+    def put(a: jax.Array, spec: P) -> jax.Array:
+        return jax.reshard(a, jax.NamedSharding(sharding.mesh, spec))
+
+    of_arrays = tuple(put(a, P(rows, *(None,) * (a.ndim - 2), columns)) for a in arrays)
+    return put(x, P(batch, columns) if transposed else P(None, batch, rows)), of_arrays
+
+
+def _on_devices(decode: Decode, transposed: bool, x: jax.Array, arrays: Arrays) -> jax.Array:
+    """The product, on an Explicit mesh of what every device has, summed over those that share a result."""
+    product = _batched(decode, transposed)
+    sharding = _common(x, arrays)
+    if sharding is None:
+        return product(x, arrays)
+    specs = [_spec(a) for a in (x, *arrays)]
+    rows, columns = specs[1][0], specs[1][-1]
     over = _axes(columns if transposed else rows)
 
     def here(x: jax.Array, *arrays: jax.Array) -> jax.Array:
         y = product(x, arrays)
         return lax.psum(y, over) if over else y
 
-    x = jax.reshard(x, jax.NamedSharding(sharding.mesh, narrow if transposed else wide))
-    arrays = tuple(
-        jax.reshard(a, jax.NamedSharding(sharding.mesh, s)) for a, s in zip(arrays, specs, strict=True)
+    batch = specs[0][0 if transposed else 1]
+    out = P(None, batch, rows) if transposed else P(batch, columns)
+    return jax.shard_map(here, mesh=sharding.mesh, in_specs=tuple(specs), out_specs=out, check_vma=False)(
+        x, *arrays
     )
-    return jax.shard_map(
-        here,
-        mesh=sharding.mesh,
-        in_specs=(narrow if transposed else wide, *specs),
-        out_specs=wide if transposed else narrow,
-        check_vma=False,
-    )(x, *arrays)
+
+
+def _common(x: jax.Array, arrays: Arrays) -> Any:
+    return next((s for s in map(mesh.explicit_sharding, (x, *arrays)) if s is not None), None)
+
+
+def _spec(a: jax.Array) -> P:
+    """The sharding of an array with an entry for every axis."""
+    spec = jax.typeof(a).sharding.spec
+    return P(*spec, *(None,) * (a.ndim - len(spec)))
 
 
 def _axes(entry: Any) -> tuple[str, ...]:

@@ -1,0 +1,89 @@
+"""Products with weights that stay small, against products with float weights.
+
+``python -m tests.benchmarks.bench_serving`` prints, for 1, 8 and 64 rows of x, the time of each product as a
+multiple of that with float32 weights. All are timed in turn in one run. There are two
+columns: one matrix again and again, which a large cache may hold, and eight matrices one after another, as the
+layers of a model are.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ggjax import rf8
+from tests.benchmarks.bench_core import spread
+
+MATRICES = 8
+
+
+def float_product(x: jax.Array, w: jax.Array) -> jax.Array:
+    return jax.lax.dot(x.astype(w.dtype), w, preferred_element_type=jnp.float32)
+
+
+def ways(w: jax.Array) -> dict[str, tuple[Callable[[jax.Array, Any], jax.Array], Any]]:
+    """A product, and what it keeps of the matrix, for every way to keep it."""
+    return {
+        "float32": (float_product, w),
+        "bfloat16": (float_product, w.astype(jnp.bfloat16)),
+        "rf8.dot, one exponent": (rf8.dot, rf8.encode(w)),
+        "rf8.dot, one for each column": (rf8.dot, rf8.encode(w, axis=0)),
+        "rf8.decode, then dot": (lambda x, q: x @ rf8.decode(q), rf8.encode(w)),
+    }
+
+
+def check(name: str, x: jax.Array, w: jax.Array, y: jax.Array) -> None:
+    """Fails unless the product is right: within what its way of keeping the weights does to them."""
+    want = np.asarray(x, np.float64) @ np.asarray(w, np.float64)
+    error = np.linalg.norm(np.asarray(y, np.float64) - want) / np.linalg.norm(want)
+    allowed = 1e-5 if name == "float32" else 0.06
+    assert error < allowed, f"{name}: relative error {error:.2g}"
+
+
+def table(size: int, repeats: int) -> None:
+    keys = jax.random.split(jax.random.key(0), MATRICES)
+    matrices = [0.02 * jax.random.normal(key, (size, size)) for key in keys]
+    kept: dict[str, tuple[Any, list[Any]]] = {}
+    for w in matrices:
+        for name, (product, q) in ways(w).items():
+            kept.setdefault(name, (jax.jit(product), []))[1].append(q)
+    print(f"{size} x {size}, jax {jax.__version__} on {jax.devices()[0].platform}\n")
+    print(f"{'rows':>4} {'weights':<34} {'one matrix':>12} {'':>8} {f'{MATRICES} in turn':>12}")
+    for batch in (1, 8, 64):
+        x = jax.random.normal(jax.random.key(1), (batch, size))
+        for name, (product, all_of_them) in kept.items():
+            check(name, x, matrices[0], product(x, all_of_them[0]))
+
+        def one(product: Any, of_all: list[Any], x: jax.Array = x) -> Any:
+            return product(x, of_all[0])
+
+        def in_turn(product: Any, of_all: list[Any], x: jax.Array = x) -> Any:
+            return [jax.block_until_ready(product(x, q)) for q in of_all]
+
+        figures = [
+            [median for _, median, _ in spread(*(functools.partial(f, *k) for k in kept.values()), repeats=n)]
+            for f, n in ((one, repeats), (in_turn, max(repeats // 4, 3)))
+        ]
+        for i, name in enumerate(kept):
+            once, many = (f[i] for f in figures)
+            print(
+                f"{batch:>4} {name:<34} {once * 1e3:>9.2f} ms {once / figures[0][0]:>7.2f}x"
+                f" {many / MATRICES * 1e3:>9.2f} ms {many / figures[1][0]:>7.2f}x",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", type=int, default=4096, help="rows and columns of the matrix")
+    parser.add_argument("--repeats", type=int, default=21)
+    args = parser.parse_args()
+    table(args.size, args.repeats)
+
+
+if __name__ == "__main__":
+    main()
