@@ -13,8 +13,8 @@ import numpy as np
 
 from ggjax import masks, sensitivity
 from ggjax._internal import trees
-from tests.benchmarks.frontier import plan, rounding, runs
 from tests.benchmarks.frontier import methods as known_methods
+from tests.benchmarks.frontier import plan, rounding, runs
 from tests.benchmarks.frontier.problems import Problem, kernels_of
 from tests.benchmarks.frontier.runs import Bench, Run
 from tests.benchmarks.frontier.training import weights_of

@@ -22,8 +22,8 @@ def methods(key: str, table: Table) -> str:
     """Bits at equal loss, and where our methods stand."""
     adam = ", ".join(f"{k} {v:g}" for k, v in table["adam"].items() if k != "own")
     head = (
-        f"### {key}: bits per weight at equal loss\n\n{table['trials']} trials of each method on the validation "
-        f"split, {_seeds(table)} on the test split. Rises are over the float loss of the best-tuned Adam, "
+        f"### {key}: bits per weight at equal loss\n\n{table['trials']} trials of each method on the "
+        f"validation split, {_seeds(table)} on the test split. Rises are over the float loss of the best-tuned Adam, "
         f"{table['loss']:.4f}{_spread(table['loss_std'], '.4f')} nats ({adam})."
     )
     rows = [["method", "rounding", *_rises(table), "float loss"]]
@@ -32,7 +32,7 @@ def methods(key: str, table: Table) -> str:
         name = METHODS[row["method"]].title
         rows.append([name, rounding.WAYS[row["way"]], *cells, f"{row['loss']:.4f}"])
     notes = [
-        f"{METHODS[r['method']].title}: the bits that were asked for are met within {100 * r['off_target']:.1f} %."
+        f"{METHODS[r['method']].title}: the bits asked for are met within {100 * r['off_target']:.1f} %."
         for r in table["rows"]
         if r.get("off_target") is not None
     ][:1]
