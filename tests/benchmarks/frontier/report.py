@@ -23,8 +23,8 @@ def methods(key: str, table: Table) -> str:
     adam = ", ".join(f"{k} {v:g}" for k, v in table["adam"].items() if k != "own")
     head = (
         f"### {key}: bits per weight at equal loss\n\n{table['trials']} trials of each method on the "
-        f"validation split, {_seeds(table)} on the test split. Rises are over the float loss of the best-tuned Adam, "
-        f"{table['loss']:.4f}{_spread(table['loss_std'], '.4f')} nats ({adam})."
+        f"validation split, {_seeds(table)} on the test split. Rises are over the float loss of the "
+        f"best-tuned Adam, {table['loss']:.4f}{_spread(table['loss_std'], '.4f')} nats ({adam})."
     )
     rows = [["method", "rounding", *_rises(table), "float loss"]]
     for row in table["rows"]:

@@ -108,7 +108,7 @@ def _mse_clip(params: Any, bits: int) -> Frozen:
     return method.freeze(method.init(params))
 
 
-def _plain(params: Any, **asked: float) -> tuple[Any, float]:
+def _plain(params: Any, **asked: Any) -> tuple[Any, float]:
     small = ggjax.compress(params, mask=masks.kernels, **asked)
     return ggjax.decompress(small), _bits(params, small)
 

@@ -79,11 +79,13 @@ def trained(bench: Bench, run: Run) -> Trained:
     if path.exists():
         with np.load(path) as f:
             leaves = [f[f"leaf_{i}"] for i in range(treedef.num_leaves)]
-            return Trained(*treedef.unflatten(leaves), json.loads(str(f["told"])))
+            latent, rest = treedef.unflatten(leaves)
+            return Trained(latent, rest, json.loads(str(f["told"])))
     found = training.train(problem, run.method, run.setting, run.seed, run.steps)
-    leaves = [np.asarray(x) for x in jax.tree.leaves((found.latent, found.rest))]
+    leaves = jax.tree.leaves((found.latent, found.rest))
+    arrays: dict[str, Any] = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(leaves)}
     with new_file(path) as f:
-        np.savez(f, told=json.dumps(found.told), **{f"leaf_{i}": x for i, x in enumerate(leaves)})
+        np.savez(f, **arrays, told=json.dumps(found.told))
     say(f"{problem.name} {run.method} {_short(run)}: trained in {found.told['seconds']:.0f} s")
     return found
 

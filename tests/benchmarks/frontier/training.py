@@ -104,8 +104,8 @@ def _compiled(problem: Problem, method: Method, form: Reparameterization | None,
         grads, (rest, loss) = jax.grad(objective, has_aux=True)(latent)
         updates, state = methods.optimizer(method, hyper, steps).update(grads, state, latent)
         if form is not None:  # what is trained beside the weights has a learning rate of its own
-            faster = jax.tree.map(lambda u: method.side * u, updates)
-            updates = faster._replace(weights=updates.weights)
+            whole: Any = updates
+            updates = jax.tree.map(lambda u: method.side * u, whole)._replace(weights=whole.weights)
         if method.bitwave:
             control = baselines.bitwave_update(control, loss, every=10, decay=0.99, margin=hyper["weight"])
         return (optax.apply_updates(latent, updates), rest, state, control), loss
