@@ -10,7 +10,7 @@ import pytest
 
 from ggjax import baselines, sensitivity
 from tests.benchmarks.frontier import __main__ as frontier
-from tests.benchmarks.frontier import plan, problems, pruning, report, rounding, runs, training
+from tests.benchmarks.frontier import plan, plot, problems, pruning, report, rounding, runs, training
 from tests.benchmarks.frontier.methods import METHODS, Setting
 from tests.benchmarks.frontier.training import Trained
 
@@ -102,6 +102,10 @@ def test_runs_and_resumes(tmp_path, capsys, monkeypatch):
     ]
     assert level and table["loss"] == pytest.approx(level[0], rel=1e-6)
     assert {c["key"]["seed"] for c in cells if c["key"].get("split") == "test"} == {1}
+
+    pytest.importorskip("matplotlib")
+    plot.draw(found, tmp_path / "found.png")
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
 
     # What is there is not trained again.
     monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained again"))

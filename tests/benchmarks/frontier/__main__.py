@@ -7,7 +7,8 @@ holds, with more trials, seeds and steps from stage to stage; every table says h
 frontier is kept in the folder --out at once, so that the command can be stopped and started again.
 
 On one core a training takes 15 to 40 seconds (four times that at the long length); all stages take a day. What
-is printed goes to tests/benchmarks/frontier.json and, as a picture, to frontier.png.
+is printed goes to tests/benchmarks/frontier.json; ``python -m tests.benchmarks.frontier.plot`` makes a picture of
+it.
 """
 
 import argparse

@@ -110,7 +110,7 @@ def digits(lengths: tuple[int, int] = (300, 900)) -> Problem:
         return each.mean(), changed["batch_stats"]
 
     def apply(params: Any, rest: Any, images: jax.Array) -> jax.Array:
-        return model.apply({"params": params, "batch_stats": rest}, images)
+        return jnp.asarray(model.apply({"params": params, "batch_stats": rest}, images))
 
     def judge(params: Any, rest: Any, split: Split) -> dict[str, float]:
         x, y, _ = getattr(data, split)
@@ -173,7 +173,7 @@ def _judged_tokens(model: _lm.Model, params: Any, windows: jax.Array) -> jax.Arr
 
 @jax.jit
 def _judged_images(variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-    return _sums(digits_network.MODEL.apply(variables, images), labels)
+    return _sums(jnp.asarray(digits_network.MODEL.apply(variables, images)), labels)
 
 
 def _sums(logits: jax.Array, labels: jax.Array) -> jax.Array:
