@@ -7,8 +7,8 @@ holds, with more trials, seeds and steps from stage to stage; every table says h
 frontier is kept in the folder --out at once, so that the command can be stopped and started again.
 
 On one core a training takes 15 to 40 seconds (four times that at the long length); all stages take a day. What
-is printed goes to tests/benchmarks/frontier.json; ``python -m tests.benchmarks.frontier.plot`` makes a picture of
-it.
+is printed goes to tests/benchmarks/frontier.json; ``python -m tests.benchmarks.frontier.plot`` makes a
+picture of it.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None, benches: dict[str, Bench] | None = N
         stages, args.methods = STAGES[:1], ["adam", "backslash", "to_rate", "epr"]
     if benches is None:
         names = [args.only] if args.only else ["digits"] if args.quick else list(problems.PROBLEMS)
-        short = {"lengths": (60, 180)} if args.quick else {}
+        short: dict[str, Any] = {"lengths": (60, 180)} if args.quick else {}
         benches = {n: runs.opened(problems.PROBLEMS[n](**short), args.out) for n in names}
     found: dict[str, Any] = {}
     if path and path.exists():

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 import ggjax
 from ggjax import baselines
@@ -88,8 +89,8 @@ def optimizer(method: Method, hyper: Hyper, steps: int) -> optax.GradientTransfo
     """Adam with decoupled weight decay on the kernels, and what the method has after it; under jit."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(min(100, steps // 10), 1), steps)
 
-    def learning_rate(count: jax.Array) -> jax.Array:
-        return schedule(count) * hyper["learning_rate"]
+    def learning_rate(count: ArrayLike) -> jax.Array:
+        return jnp.asarray(schedule(count)) * hyper["learning_rate"]
 
     parts = [
         optax.scale_by_adam(),

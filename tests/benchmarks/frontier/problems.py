@@ -55,8 +55,8 @@ def language(settings: Settings = _training.FULL, lengths: tuple[int, int] = (60
     def judge(params: Any, rest: Any, split: Split) -> dict[str, float]:
         del rest
         windows = _lm.windows_of(getattr(text, split), s.test_windows // 2, s.context)
-        found = [_judged_tokens(model, params, x) for x in np.split(windows, range(128, len(windows), 128))]
-        return _mean(found)
+        parts = (windows[i : i + 128] for i in range(0, len(windows), 128))
+        return _mean([_judged_tokens(model, params, x) for x in parts])
 
     def inputs(number: int) -> Iterator[jax.Array]:
         keys = jax.random.split(jax.random.key(2), number)
