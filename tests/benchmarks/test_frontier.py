@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from ggjax import baselines, sensitivity
+from ggjax import baselines, gennorm, sensitivity
 from tests.benchmarks.frontier import __main__ as frontier
-from tests.benchmarks.frontier import plan, plot, problems, pruning, report, rounding, runs, training
+from tests.benchmarks.frontier import loop, plan, plot, problems, pruning, report, rounding, runs, training
 from tests.benchmarks.frontier.methods import METHODS, Setting
 from tests.benchmarks.frontier.training import Trained
 
@@ -182,6 +183,27 @@ def test_worth_is_what_is_predicted_of_each_weight():
         one = params["kernel"].at[i, j].set(0)
         rise = sensitivity.predict(params, {"kernel": one}, state).total * state.examples.sum()
         assert worth[i, j] / 2 == pytest.approx(float(rise), rel=1e-4)
+
+
+def test_rate_of_the_loop_is_the_cross_entropy_under_the_law():
+    """Of rounded weights, by SciPy's distribution function and the moments of the weights."""
+    kernel = 0.3 * jax.random.laplace(jax.random.key(0), (64, 64))
+    form = loop.in_the_loop()
+    latent = form.init({"kernel": kernel, "bias": jnp.zeros(3)})
+    step = float(jnp.exp(latent.log_steps["kernel"]))
+    assert step == pytest.approx(loop.FIRST_STEP * float(jnp.sqrt(jnp.mean(kernel**2))), rel=1e-5)
+    x = np.asarray(kernel, np.float64) / step
+    law = gennorm.fit({"kernel": jnp.asarray(x, jnp.float32)})
+    levels, cdf = np.round(x), scipy.stats.gennorm(float(law.nu), scale=float(law.scale)).cdf
+    bits = -np.log2(cdf(levels + 0.5) - cdf(levels - 0.5)).mean()
+    assert float(form.rate(latent)) == pytest.approx(bits, abs=1e-3)
+    frozen = form.freeze(latent)
+    assert np.array_equal(frozen.levels["kernel"], levels) and frozen.levels["bias"] is None
+    np.testing.assert_allclose(frozen.weights["kernel"], form.apply(latent)["kernel"], rtol=1e-5)
+    slope = jax.grad(form.rate)(latent)
+    assert slope.log_steps["kernel"] < 0  # coarser steps take fewer bits
+    fixed = jax.grad(loop.in_the_loop(trained_steps=False).rate)(latent)
+    assert fixed.log_steps["kernel"] == 0 and np.any(np.asarray(fixed.weights["kernel"]))
 
 
 def test_an_own_curve_is_of_the_better_network():

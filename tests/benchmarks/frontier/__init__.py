@@ -4,6 +4,7 @@
 
   problems   the language model and the digits network: first weights, batches, losses
   methods    the ways to train, and the settings that are tried of each
+  loop       candidates for a training of ours with rounding in the loop
   training   one training, of any method
   rounding   the ways to round, and the frontier of one trained model by each of them
   runs       trainings and frontiers that outlive the process

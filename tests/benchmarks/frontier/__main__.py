@@ -41,6 +41,7 @@ class Stage(NamedTuple):
 
 STAGES = (
     Stage(False, 2, 1),
+    Stage(False, 2, 1, "prune"),
     Stage(False, 4, 1),
     Stage(False, 4, 1, "prune"),
     Stage(False, 4, 1, "arms"),

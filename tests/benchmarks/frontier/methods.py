@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 import ggjax
 from ggjax import baselines
 from ggjax.baselines import Reparameterization
+from tests.benchmarks.frontier.loop import in_the_loop
 
 FINE_TUNE = 0.3
 """The share of a training, at its end, without BackSlash, as in ``ggjax demo``."""
@@ -80,6 +81,14 @@ METHODS = {
         form=lambda _: baselines.learned_bits("float", start=(7.0, 5.0)),
         side=25.0,
     ),
+    "loop": Method("rounding in the loop", RATES, form=lambda _: in_the_loop(), side=5.0),
+    "loop_noise": Method("the same, noise for rounding", RATES, form=lambda _: in_the_loop("noise"), side=5.0),
+    "loop_unseen": Method(
+        "the same, weights seen unrounded, steps fixed",
+        RATES,
+        form=lambda _: in_the_loop("none", trained_steps=False),
+    ),
+    "loop_fixed": Method("the same, steps fixed", RATES, form=lambda _: in_the_loop(trained_steps=False)),
     "quest": Method("QuEST", (3.0, 4.0, 2.0), form=lambda b: baselines.quest(int(b)), fixed_form=False),
     "bitwave": Method("BitWave", (0.02, 0.0, 0.05), bitwave=True),
 }

@@ -19,6 +19,7 @@ from ggjax.baselines import Frozen
 from tests.benchmarks.calibrated import arms as calibrated_arms
 from tests.benchmarks.calibrated import measure
 from tests.benchmarks.calibrated.subject import Subject
+from tests.benchmarks.frontier.loop import LoopLatent
 from tests.benchmarks.frontier.methods import METHODS, Method
 from tests.benchmarks.frontier.problems import Problem, Split, kernels_of
 from tests.benchmarks.frontier.training import Trained, form_of, weights_of
@@ -140,7 +141,7 @@ def _own(method: Method, own: float, trained: Trained) -> Rounding:
 
     def at(constant: float) -> tuple[Any, float]:
         log = float(np.log(constant))
-        if isinstance(latent, baselines.EPRLatent):
+        if isinstance(latent, (baselines.EPRLatent, LoopLatent)):
             changed = latent._replace(log_steps=jax.tree.map(lambda s: s + log, latent.log_steps))
             return coded(form.freeze(changed))
         if isinstance(latent, baselines.BitsLatent):
