@@ -57,7 +57,7 @@ def frontier(problem: Problem, name: str, own: float, trained: Trained, way: str
     """
     params = weights_of(trained.latent, METHODS[name])
     whole = problem.judge(params, trained.rest, split)
-    if METHODS[name].form is not None:  # what was trained is the rounded network
+    if way == "own":  # what was trained is the rounded network
         start = _own(METHODS[name], own, trained)(1.0)[0]
         whole = min(whole, problem.judge(start, trained.rest, split), key=lambda q: q["loss"])
     judge = measure.Judge(lambda q: q["loss"] / whole["loss"] - 1, (0.003, problem.worst), 1.0)
