@@ -24,7 +24,7 @@ SUBJECTS = ("digits", "speller", "encoder", "lm-adam", "lm-backslash", "lm-small
 BATCHES = (10, 50, 200)
 ASKED = (0.002, 0.0035, 0.005, 0.01, 0.02, 0.05)
 ASKED_OF_VALUES = (0.005, 0.01, 0.03, 0.06, 0.1, 0.16)
-PARTS = ("arms", "asked", "measured", "gram", "speed")
+PARTS = ("arms", "asked", "measured", "compensated", "gram", "speed")
 
 
 def load(name: str, args: argparse.Namespace) -> Subject:
@@ -60,6 +60,9 @@ def run(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     if "measured" in args.parts and bench.subject.output == "logits":
         batches = max(args.batches)
         add(frontiers.MEASURED, batches, frontiers.asked(bench, batches, asked, loss=True))
+    if "compensated" in args.parts:
+        for batches in args.batches:
+            add(frontiers.COMPENSATED, batches, frontiers.compensated(bench, batches, asked[2:]))
     if "gram" in args.parts and bench.name in gram.SUBJECTS:
         for batches in args.batches:
             exact = functools.cache(functools.partial(gram.grams, bench.subject, bench.name, batches))

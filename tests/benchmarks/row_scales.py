@@ -1,24 +1,18 @@
 """A scale for every row, chosen without data, beside one step for all: for ``bench_codec``.
 
-Scales as EntQuant chooses them (arXiv 2601.22787): of every row the one that minimises
-
-    sum |s q - w| / sum |W|  +  rate * mean |q|,   q = round(w / s)
-
-where W is the tensor. The paper descends by L-BFGS; here all of 49 scales an eighth of an octave apart are
-tried, so that none can be missed. A row is what lies along the last axis. The levels of a tensor are coded by
-one table, as those of ``bench_codec`` are, and every scale takes 16 bits.
+Scales are chosen as EntQuant (arXiv 2601.22787) chooses them, by ``ggjax.baselines.entquant``. A row is what
+lies along the last axis. The levels of a tensor are coded by one table, as those of ``bench_codec`` are, and
+every scale takes 16 bits.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from ggjax import codec
+from ggjax import baselines, codec
 from tests.benchmarks.codec_peers import levels_size
 
 RATES = (0.02, 0.1, 0.4)
-STEPS = np.arange(-24, 25) / 8
-"""Octaves from the mean size of a row's weights to the scales that are tried."""
 
 
 class Result(NamedTuple):
@@ -55,29 +49,10 @@ def by_rows(tensors: dict[str, np.ndarray], rate: float) -> Result:
     bits, back = 0.0, {}
     for name, x in tensors.items():
         rows = x.reshape(-1, x.shape[-1])
-        scales = scales_of(rows, rate)
-        levels = np.rint(rows / scales)
-        back[name] = (levels * scales).reshape(x.shape)
-        bits += 8 * levels_size(levels.astype(np.int32)) + 16 * len(rows)
+        found = baselines.entquant({"rows": rows}, rate, axis=0, mask=None)
+        back[name] = np.asarray(found.weights["rows"]).reshape(x.shape)
+        bits += 8 * levels_size(np.asarray(found.levels["rows"])) + found.side_bits
     return _result(tensors, back, bits)
-
-
-def scales_of(rows: np.ndarray, rate: float) -> np.ndarray:
-    """The scale of every row, float32 (rows, 1), of 16 bits (those of bfloat16)."""
-    total, size = np.abs(rows).sum(dtype=np.float64), np.abs(rows).mean(1, keepdims=True)
-    best, least = np.ones_like(size), np.full_like(size, np.inf)
-    for octaves in STEPS:
-        scale = rounded(np.maximum(size * np.float32(2.0**octaves), np.float32(2.0**-100)))
-        levels = np.rint(rows / scale)
-        error = np.abs(levels * scale - rows).sum(1, keepdims=True) / total
-        cost = error + rate * np.abs(levels).sum(1, keepdims=True) / rows.size
-        best, least = np.where(cost < least, scale, best), np.minimum(cost, least)
-    return best
-
-
-def rounded(x: np.ndarray) -> np.ndarray:
-    """Positive float32 numbers to those of bfloat16 below."""
-    return (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def _result(tensors: dict[str, np.ndarray], back: dict[str, np.ndarray], bits: float) -> Result:

@@ -19,7 +19,7 @@ from tests.benchmarks.calibrated.cells import Once
 from tests.benchmarks.calibrated.measure import Judge, Point
 from tests.benchmarks.calibrated.subject import Subject, bits_of
 
-COMPRESS, MEASURED = "compress", "compress_measured"
+COMPRESS, MEASURED, COMPENSATED = "compress", "compress_measured", "compensated"
 
 
 class Bench(NamedTuple):
@@ -114,6 +114,36 @@ def asked(bench: Bench, batches: int, shares: Sequence[float], *, loss: bool = F
 
     key = {"subject": bench.name, "arm": arm, "batches": batches}
     return [bench.once(key | {"asked": x}, functools.partial(make, x)) for x in shares]
+
+
+def compensated(bench: Bench, batches: int, shares: Sequence[float]) -> list[Point]:
+    """What ``compensate`` makes of the bits that ``compress`` took when it was asked for some costs."""
+    s = bench.subject
+
+    def make(bits: float) -> Point:
+        begin = time.perf_counter()
+        rounded = sensitivity.compensate(
+            s.apply,
+            s.params,
+            s.batches(batches),
+            known_of(bench, batches),
+            bits=bits,
+            output=s.output,
+            mask=s.mask,
+        )
+        seconds = time.perf_counter() - begin
+        small = ggjax.compress(rounded)
+        point = _measured(
+            bench, COMPENSATED, batches, bits, Rounding(ggjax.decompress(small), bits_of(small, s))
+        )
+        return point | {"seconds": round(seconds, 1)}
+
+    def point(before: Point) -> Point:
+        bits = round(before["bits"], 3)
+        key = {"subject": bench.name, "arm": COMPENSATED, "batches": batches, "bits": bits}
+        return bench.once(key, functools.partial(make, bits))
+
+    return [point(p) for p in asked(bench, batches, shares)]
 
 
 def say(text: str) -> None:

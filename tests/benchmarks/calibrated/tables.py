@@ -19,6 +19,7 @@ NAMES = (
     | {
         frontiers.COMPRESS: "`compress(loss_rise=, sensitivity=)`",
         frontiers.MEASURED: "`compress(loss_rise=, sensitivity=, loss=)`",
+        frontiers.COMPENSATED: "`sensitivity.compensate`",
     }
 )
 RISES = (0.005, 0.01, 0.02, 0.05)

@@ -1,0 +1,86 @@
+"""The tables of frontier.json as text."""
+
+from typing import Any
+
+from tests.benchmarks.calibrated.tables import table as lines_of
+from tests.benchmarks.frontier import pruning, rounding
+from tests.benchmarks.frontier.methods import METHODS
+
+Table = dict[str, Any]
+
+
+def show(found: dict[str, Any]) -> str:
+    """Everything that the file holds, as Markdown."""
+    parts = []
+    for what, write in (("methods", methods), ("arms", arms), ("prune", prune)):
+        for key, table in found.get(what, {}).items():
+            parts.append(write(key, table))
+    return "\n\n".join(parts)
+
+
+def methods(key: str, table: Table) -> str:
+    """Bits at equal loss, and where our methods stand."""
+    adam = ", ".join(f"{k} {v:g}" for k, v in table["adam"].items() if k != "own")
+    head = (
+        f"### {key}: bits per weight at equal loss\n\n{table['trials']} trials of each method on the "
+        f"validation split, {_seeds(table)} on the test split. Rises are over the float loss of the "
+        f"best-tuned Adam, {table['loss']:.4f}{_spread(table['loss_std'], '.4f')} nats ({adam})."
+    )
+    rows = [["method", "rounding", *_rises(table), "float loss"]]
+    for row in table["rows"]:
+        cells = [_bits(b, s) for b, s in zip(row["bits"], row["bits_std"], strict=True)]
+        name = METHODS[row["method"]].title
+        rows.append([name, rounding.WAYS[row["way"]], *cells, f"{row['loss']:.4f}"])
+    notes = [
+        f"{METHODS[r['method']].title}: the bits asked for are met within {100 * r['off_target']:.1f} %."
+        for r in table["rows"]
+        if r.get("off_target") is not None
+    ][:1]
+    return "\n".join([head, "", *lines_of(rows), *["", *notes][: 2 * len(notes)]])
+
+
+def arms(key: str, table: Table) -> str:
+    """The experiment of arms: a row for each way to train and first law, a column for each variance."""
+    head = (
+        f"### {key}: first weights, weight decay and BackSlash\n\nBits per weight on the validation split, one "
+        f"seed, {rounding.WAYS[table['plain']]}, at rises of {', '.join(_rises(table))} over a loss of "
+        f"{table['loss']:.4f}. {len(table['rows'])} of 56 trainings are done."
+    )
+    rows = [["method", "init", "variance / Glorot's", "decay", *_rises(table), "float loss"]]
+    for row in table["rows"]:
+        law = "Gaussian" if row["nu"] == 2 else f"GG, nu = {row['nu']:g}"
+        decay = row["own"] if METHODS[row["method"]].tunes == "decay" else row["decay"]
+        cells = [_bits(b, None) for b in row["bits"]]
+        own = [METHODS[row["method"]].title, law, f"{row['variance']:g}", f"{decay:g}"]
+        rows.append([*own, *cells, f"{row['loss']:.4f}"])
+    return "\n".join([head, "", *lines_of(rows)])
+
+
+def prune(key: str, table: Table) -> str:
+    """Accuracy and loss with a share of the weights at zero."""
+    head = (
+        f"### {key}: accuracy (and loss) with a share of the weights set to zero\n\nThe best of "
+        f"{table['trials']} trials at 50 %, on the validation split; {_seeds(table)} on the test split."
+    )
+    rows = [["method", "which weights", *(f"{100 * s:g} %" for s in table["shares"])]]
+    for row in table["rows"]:
+        cells = [f"{a:.3f} ({x:.3f})" for a, x in zip(row["accuracy"], row["loss"], strict=True)]
+        rows.append([METHODS[row["method"]].title, pruning.WAYS[row["by"]], *cells])
+    return "\n".join([head, "", *lines_of(rows)])
+
+
+def _seeds(table: Table) -> str:
+    n = len(table["seeds"])
+    return f"{n} seeds" if n > 1 else "1 seed"
+
+
+def _rises(table: Table) -> list[str]:
+    return [f"+{100 * r:g} %" for r in table["rises"]]
+
+
+def _bits(mean: float | None, std: float | None) -> str:
+    return "-" if mean is None else f"{mean:.2f}{_spread(std, '.2f')}"
+
+
+def _spread(std: float | None, spec: str) -> str:
+    return "" if std is None else f" ± {std:{spec}}"

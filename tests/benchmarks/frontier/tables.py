@@ -1,0 +1,104 @@
+"""What frontier.json holds: tables that grow row by row, from the runs of the plan."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.frontier import plan, pruning
+from tests.benchmarks.frontier.methods import METHODS
+from tests.benchmarks.frontier.problems import kernels_of
+from tests.benchmarks.frontier.runs import Bench
+
+Table = dict[str, Any]
+
+
+def methods(bench: Bench, names: Sequence[str], steps: int, trials: int, seeds: int) -> Iterator[Table]:
+    """Bits at equal loss on the test split, of every method and way of rounding.
+
+    First come the trials of all methods, then their plain roundings, then the calibrated ones. The table is
+    given after every row.
+    """
+    problem = bench.problem
+    for name in names:
+        for run in plan.tried(bench, name, steps, trials):
+            for way in plan.ways_of(name)[:-1]:
+                bench.curve(run, way, "validation")
+    fresh = range(1, seeds + 1)
+    best = plan.best_adam(bench, steps, trials)
+    way = plan.main_way(problem, "adam")
+    losses = [bench.curve(best._replace(seed=s), way, "test")["loss"] for s in fresh]
+    level = float(np.mean(losses))
+    table: Table = {"trials": trials, "seeds": list(fresh), "rises": list(problem.rises), "rows": []}
+    table |= {"adam": best.setting._asdict(), "loss": level, "loss_std": deviation(losses), "plain": way}
+    table["weights"] = sum(x.size for x in kernels_of(problem.init(0, 1.0, 2.0)[0]).values())
+    for calibrated in (False, True):
+        for name in names:
+            ways = plan.ways_of(name)
+            for way in ways[-1:] if calibrated else ways[:-1]:
+                table["rows"].append(_row(bench, name, way, steps, trials, fresh, level))
+                yield table
+
+
+def _row(
+    bench: Bench, name: str, way: str, steps: int, trials: int, seeds: Sequence[int], level: float
+) -> dict[str, Any]:
+    chosen = plan.chosen(bench, name, way, steps, trials)
+    each, told, losses, curves = [], [], [], {}
+    for seed in seeds:
+        found = []
+        for i, run in enumerate(chosen):
+            run = run._replace(seed=seed)
+            curve = bench.curve(run, way, "test")
+            found.append(plan.bits(curve, bench.problem, level)[i])
+            losses.append(curve["loss"])
+            told.append(bench.told(run))
+            curves[run] = [[p["bits"], p["loss"]] for p in curve["points"]]
+        each.append(found)
+    columns = np.array(each).T
+    row: dict[str, Any] = {"method": name, "way": way, "loss": float(np.mean(losses))}
+    row |= {"settings": [r.setting._asdict() for r in chosen]}
+    row |= {"bits": [float(np.mean(c)) for c in columns], "bits_std": [deviation(c) for c in columns]}
+    if METHODS[name].target:
+        asked = [r.setting.own for _ in seeds for r in chosen]
+        row["off_target"] = max(abs(t["bits"] / a - 1) for t, a in zip(told, asked, strict=True))
+    return row | {"curves": list(curves.values())}
+
+
+def arms(bench: Bench, names: Sequence[str], steps: int, trials: int, seeds: int) -> Iterator[Table]:
+    """The experiment of arms on the validation split, one seed: every init with every way to train."""
+    del seeds
+    way, problem = bench.problem.plain, bench.problem
+    level = plan.level_of(bench, steps, trials)
+    table: Table = {"trials": trials, "loss": level, "rises": list(problem.rises), "plain": way, "rows": []}
+    for run in plan.factorial(steps):
+        if run.method in names:
+            curve = bench.curve(run, way, "validation")
+            row = {"method": run.method, **run.setting._asdict(), "loss": curve["loss"]}
+            table["rows"].append(row | {"bits": plan.bits(curve, problem, level)})
+            yield table
+
+
+def prune(bench: Bench, names: Sequence[str], steps: int, trials: int, seeds: int) -> Iterator[Table]:
+    """Accuracy and loss on the test split with more and more weights set to zero, of the best-tuned arms."""
+    table: Table = {"trials": trials, "seeds": list(range(1, seeds + 1)), "shares": list(pruning.SHARES)}
+    table["rows"] = []
+    for name in [n for n in pruning.METHODS if n in names]:
+        best = pruning.best(bench, name, steps, trials)
+        for by in pruning.WAYS:
+            found = [pruning.curve(bench, best._replace(seed=s), by) for s in table["seeds"]]
+            row: dict[str, Any] = {"method": name, "by": by, "setting": best.setting._asdict()}
+            for what in ("loss", "accuracy"):
+                columns = np.array([x[what] for x in found]).T
+                row |= {what: [float(np.mean(c)) for c in columns]}
+                row |= {f"{what}_std": [deviation(c) for c in columns]}
+            table["rows"].append(row)
+            yield table
+
+
+def deviation(values: Any) -> float:
+    """The standard deviation over seeds; NaN of one seed."""
+    if len(values) < 2 or not np.all(np.isfinite(values)):
+        return math.nan
+    return float(np.std(values, ddof=1))

@@ -1,0 +1,216 @@
+"""The frontier at a tiny size: it runs, it resumes, and its arithmetic is what it says."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from ggjax import baselines, gennorm, sensitivity
+from tests.benchmarks.frontier import __main__ as frontier
+from tests.benchmarks.frontier import loop, plan, plot, problems, pruning, report, rounding, runs, training
+from tests.benchmarks.frontier.methods import METHODS, Setting
+from tests.benchmarks.frontier.training import Trained
+
+WIDTH = 40
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+    """Adam is not made for strict promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def classes(params, rest, x):
+    del rest
+    return (x @ params["kernel"] + params["bias"][None])[:, :4]
+
+
+def tiny() -> problems.Problem:
+    """A linear classifier of noise around four points."""
+    centres = jax.random.normal(jax.random.key(7), (4, WIDTH))
+
+    def draw(key, n=32):
+        a, b = jax.random.split(key)
+        labels = jax.random.randint(a, (n,), 0, 4)
+        return centres[labels] + 2 * jax.random.normal(b, (n, WIDTH)), labels
+
+    def init(seed, variance, nu):
+        del nu
+        kernel = jax.random.normal(jax.random.key(seed), (WIDTH, WIDTH)) * math.sqrt(variance / WIDTH)
+        return {"kernel": kernel, "bias": jnp.zeros(WIDTH)}, {}
+
+    def loss(params, rest, batch):
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(classes(params, rest, batch[0])), batch[1][:, None], -1)
+        return -chosen.mean(), rest
+
+    held_out = {"validation": draw(jax.random.key(8), 500), "test": draw(jax.random.key(9), 500)}
+
+    def judge(params, rest, split):
+        x, y = held_out[split]
+        right = jnp.mean(classes(params, rest, x).argmax(-1) == y)
+        return {"loss": float(loss(params, rest, (x, y))[0]), "accuracy": float(right)}
+
+    def inputs(number):
+        return (draw(jax.random.key(i), 8)[0] for i in range(number))
+
+    return problems.Problem(
+        "tiny",
+        "tiny",
+        init,
+        draw,
+        loss,
+        classes,
+        judge,
+        inputs,
+        0.02,
+        0.5,
+        (30, 60),
+        "uniform",
+        (0.05, 0.2),
+        0.4,
+    )
+
+
+def test_runs_and_resumes(tmp_path, capsys, monkeypatch):
+    command = ["--stages", "1", "--json", str(tmp_path / "found.json"), "--methods", "adam", "to_rate"]
+    monkeypatch.setattr(rounding, "DATA_FREE", ("entquant",))
+    problem = tiny()
+    frontier.main(command, {"tiny": runs.opened(problem, tmp_path)})
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())
+    table = found["methods"]["tiny, 30 steps"]
+    assert printed.strip() == report.show(found).strip()
+    assert "2 trials of each method" in printed and "1 seed on the test split" in printed
+    rows = {(r["method"], r["way"]) for r in table["rows"]}
+    kin = {("adam", way) for way in ("uniform", "leaf", *rounding.DATA_FREE)}
+    ours = {("to_rate", "uniform"), ("to_rate", "leaf")}
+    assert rows == kin | ours | {(n, "calibrated") for n in ("adam", "to_rate")}
+    assert all(r["settings"][0]["variance"] in (0.25, 1.0) for r in table["rows"])
+
+    # The table's level is the test loss of the trial of Adam with the best validation loss, with a fresh seed.
+    cells = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    adam = [c for c in cells if c["key"]["method"] == "adam" and c["key"].get("way") == "uniform"]
+    best = min((c for c in adam if c["key"]["split"] == "validation"), key=lambda c: c["result"]["loss"])
+    level = [
+        c["result"]["loss"]
+        for c in adam
+        if c["key"]["split"] == "test" and c["key"]["variance"] == best["key"]["variance"]
+    ]
+    assert level and table["loss"] == pytest.approx(level[0], rel=1e-6)
+    assert {c["key"]["seed"] for c in cells if c["key"].get("split") == "test"} == {1}
+
+    pytest.importorskip("matplotlib")
+    plot.draw(found, tmp_path / "found.png")
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+
+    # What is there is not trained again.
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained again"))
+    frontier.main(command, {"tiny": runs.opened(problem, tmp_path)})
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains(name):
+    """It lowers the loss from that of the first weights, which are rounded as the method does."""
+    problem, setting = tiny(), Setting(METHODS[name].values[0])
+    found = training.train(problem, name, setting, 0, 30)
+    params = training.weights_of(found.latent, METHODS[name])
+    before = problem.judge(problem.init(0, 0.25, 2.0)[0], {}, "test")["loss"]
+    assert problem.judge(params, {}, "test")["loss"] < before - 0.1
+    if "own" in rounding.ways_of(name):
+        weights, bits = rounding._own(METHODS[name], setting.own, found)(1.0)
+        assert 0 < bits < 32 and jax.tree.structure(weights) == jax.tree.structure(params)
+        coarse, fewer = rounding._own(METHODS[name], setting.own, found)(4.0)
+        change = [float(jnp.abs(w["kernel"] - params["kernel"]).mean()) for w in (weights, coarse)]
+        assert fewer < bits and change[0] < change[1]
+
+
+def test_bits_are_those_of_the_coded_levels():
+    levels = np.random.default_rng(0).integers(-2, 2, (64, 64)).astype(np.int32)
+    frozen = baselines.Frozen({"kernel": jnp.asarray(levels)}, {"kernel": jnp.asarray(levels)}, 4096)
+    _, bits = rounding.coded(frozen)
+    assert 1 + 2 <= bits < 1 + 2.1  # one of side information; four levels alike
+    assert rounding.coded(frozen._replace(side_bits=0))[1] == pytest.approx(bits - 1)
+
+
+def test_bits_at_rises():
+    problem = tiny()._replace(rises=(0.0, 0.1, 1.0))
+    curve = {"points": [{"bits": b, "loss": x} for b, x in ((3.0, 1.0), (2.0, 1.2), (1.0, 1.5))]}
+    assert plan.bits(curve, problem, 1.0) == pytest.approx([3.0, 2.5, 1.0])  # beyond the last point its bits do
+    assert plan.bits(curve, problem, 0.5) == [math.inf, math.inf, 3.0]
+    assert plan.score(curve, problem, 0.1) == 4.0  # of the bits that stand for what is not reached
+
+
+def test_trials_follow_the_best(monkeypatch, tmp_path):
+    """A search over a score that is known: it ends at the best of what it may try, with so many trials."""
+
+    def curve(self, run, way, split):
+        s = run.setting
+        cost = abs(math.log2(s.variance / 0.125)) + abs(s.own - 0.1) * 10 + abs(s.decay - 0.1)
+        return {"loss": 1.0, "points": [{"bits": 1 + cost, "loss": 1.0}]}
+
+    monkeypatch.setattr(runs.Bench, "curve", curve)
+    bench = runs.opened(tiny(), tmp_path)
+    for name in METHODS:
+        found = [r.setting for r in plan.tried(bench, name, 30, plan.MOST_TRIALS)]
+        assert len(found) == plan.MOST_TRIALS and {s.variance for s in found} == {1.0, 0.5, 0.25, 0.125}
+    found = [r.setting for r in plan.tried(bench, "backslash", 30, plan.MOST_TRIALS)]
+    assert found[6] == Setting(0.1, 0.125, 0.1)
+    assert plan.chosen(bench, "backslash", "uniform", 30, plan.MOST_TRIALS)[0].setting == found[6]
+
+
+def test_pruning_takes_the_least():
+    params, _ = tiny().init(0, 1.0, 2.0)
+    scores = pruning.scores_of(tiny(), params, {}, "magnitude")
+    kernel = np.asarray(pruning.pruned(params, scores, 0.3)["kernel"])
+    assert (kernel == 0).sum() == round(0.3 * kernel.size)
+    assert np.abs(kernel[kernel != 0]).min() > np.abs(np.asarray(params["kernel"])[kernel == 0]).max()
+    assert np.array_equal(pruning.pruned(params, scores, 0.0)["kernel"], params["kernel"])
+
+
+def test_worth_is_what_is_predicted_of_each_weight():
+    params = {"kernel": jax.random.normal(jax.random.key(0), (3, 4))}
+    state = sensitivity.init(params)
+    for i in range(4):
+        state = sensitivity.update(state, {"kernel": jax.random.normal(jax.random.key(i), (3, 4))}, 1)
+    worth = np.asarray(pruning.worth(params["kernel"], state.factors["kernel"]))
+    for i, j in ((0, 0), (2, 3)):
+        one = params["kernel"].at[i, j].set(0)
+        rise = sensitivity.predict(params, {"kernel": one}, state).total * state.examples.sum()
+        assert worth[i, j] / 2 == pytest.approx(float(rise), rel=1e-4)
+
+
+def test_rate_of_the_loop_is_the_cross_entropy_under_the_law():
+    """Of rounded weights, by SciPy's distribution function and the moments of the weights."""
+    kernel = 0.3 * jax.random.laplace(jax.random.key(0), (64, 64))
+    form = loop.in_the_loop()
+    latent = form.init({"kernel": kernel, "bias": jnp.zeros(3)})
+    step = float(jnp.exp(latent.log_steps["kernel"]))
+    assert step == pytest.approx(loop.FIRST_STEP * float(jnp.sqrt(jnp.mean(kernel**2))), rel=1e-5)
+    x = np.asarray(kernel, np.float64) / step
+    law = gennorm.fit({"kernel": jnp.asarray(x, jnp.float32)})
+    levels, cdf = np.round(x), scipy.stats.gennorm(float(law.nu), scale=float(law.scale)).cdf
+    bits = -np.log2(cdf(levels + 0.5) - cdf(levels - 0.5)).mean()
+    assert float(form.rate(latent)) == pytest.approx(bits, abs=1e-3)
+    frozen = form.freeze(latent)
+    assert np.array_equal(frozen.levels["kernel"], levels) and frozen.levels["bias"] is None
+    np.testing.assert_allclose(frozen.weights["kernel"], form.apply(latent)["kernel"], rtol=1e-5)
+    slope = jax.grad(form.rate)(latent)
+    assert slope.log_steps["kernel"] < 0  # coarser steps take fewer bits
+    fixed = jax.grad(loop.in_the_loop(trained_steps=False).rate)(latent)
+    assert fixed.log_steps["kernel"] == 0 and np.any(np.asarray(fixed.weights["kernel"]))
+
+
+def test_an_own_curve_is_of_the_better_network():
+    """The loss of a method that rounds in training is that of the rounded weights where that is lower."""
+    problem = tiny()
+    form = baselines.epr()
+    latent = form.init(problem.init(0, 1.0, 2.0)[0])
+    curve = rounding.frontier(problem, "epr", 0.03, Trained(latent, {}, {}), "own", "test")
+    assert curve["loss"] <= problem.judge(latent.weights, {}, "test")["loss"]
+    assert [p["bits"] for p in curve["points"]] == sorted((p["bits"] for p in curve["points"]), reverse=True)
