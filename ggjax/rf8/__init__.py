@@ -44,6 +44,8 @@ from ggjax.rf8._format import NOT_FINITE as NOT_FINITE
 from ggjax.rf8._format import RESIDUALS as RESIDUALS
 from ggjax.rf8._format import is_reserved as is_reserved
 from ggjax.rf8._format import values as values
+from ggjax.rf8._multiplier import MultiplyAdds as MultiplyAdds
+from ggjax.rf8._multiplier import multiply_adds as multiply_adds
 from ggjax.rf8._rounding import Rounding as Rounding
 from ggjax.rf8._trees import tree_decode as tree_decode
 from ggjax.rf8._trees import tree_encode as tree_encode
