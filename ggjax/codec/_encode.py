@@ -25,15 +25,13 @@ from ggjax.codec.quantize._summary import spread_out
 _GROUP = 4
 """Chunks that are turned into tokens at a time, at most."""
 
-
 KNOWN_TABLES = 64
 """How many tables made before are tried, at most."""
 
 DESCRIPTION = 30
 """About the bytes of an array in the metadata."""
 
-PARAMETER = 0.6
-"""About the bytes in a file of each character of the parameters."""
+PARAMETER = 0.6  # about the bytes in a file of each character of the parameters
 
 
 class Tokens(NamedTuple):

@@ -269,19 +269,6 @@ def test_one_way_to_code_has_to_be_chosen(model, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_help_answers_before_jax_is_loaded():
-    code = (
-        "import sys; from ggjax.app import cli\n"
-        "try: cli.main(['compress', '--help'])\n"
-        "except SystemExit: pass\n"
-        "assert not {'jax', 'numpy', 'flax', 'rich'} & set(sys.modules), set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    for word in ("--lossless", "--bits B", "--include REGEX", "--dry-run", "--force"):
-        assert word in done.stdout
-
-
 def test_info_needs_no_jax(model, tmp_path, capsys):
     """So it answers at once; and it tells what ``inspect_file`` tells."""
     assert run("compress", model, "--bits", 4, "--centroids", "-q", "-o", tmp_path / "o") == 0

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -160,3 +161,16 @@ def test_pipes_that_cannot_be(model, tmp_path, capsys, monkeypatch, argv, messag
     out = capsys.readouterr()
     assert out.out == "" and out.err.startswith(f"ggjax: {message}") and out.err.count("\n") == 1
     assert {p.name for p in tmp_path.iterdir()} == {model.name, index.name}
+
+
+def test_help_answers_before_jax_is_loaded():
+    code = (
+        "import sys; from ggjax.app import cli\n"
+        "try: cli.main(['compress', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'jax', 'numpy', 'flax', 'rich'} & set(sys.modules), set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for word in ("--lossless", "--bits B", "--include REGEX", "--dry-run", "--force"):
+        assert word in done.stdout

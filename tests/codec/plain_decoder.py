@@ -1,7 +1,7 @@
 """A decoder of compressed checkpoints in plain NumPy, written from ``ggjax/codec/FORMAT.md`` alone.
 
-It imports nothing of the package: where both give the same bits, the specification says all that is needed.
-The numbers in brackets are its sections. The machine must be little-endian.
+It imports nothing of the package: where both give the same bits, the specification says all that is needed. The
+numbers in brackets are its sections. The machine must be little-endian.
 """
 
 import base64
@@ -23,14 +23,12 @@ from tests.codec.plain_streams import (
     unpack,
 )
 
-DTYPES = dict(
-    pair.split("=")
-    for pair in (
-        "BOOL=bool U8=uint8 I8=int8 U16=uint16 I16=int16 U32=uint32 I32=int32 U64=uint64 I64=int64 F16=float16 "
-        "BF16=bfloat16 F32=float32 F64=float64 C64=complex64 F8_E4M3=float8_e4m3fn F8_E5M2=float8_e5m2 "
-        "F8_E8M0=float8_e8m0fnu"
-    ).split()
+_NAMES = (
+    "BOOL=bool U8=uint8 I8=int8 U16=uint16 I16=int16 U32=uint32 I32=int32 U64=uint64 I64=int64 F16=float16 "
+    "BF16=bfloat16 F32=float32 F64=float64 C64=complex64 F8_E4M3=float8_e4m3fn F8_E5M2=float8_e5m2 "
+    "F8_E8M0=float8_e8m0fnu"
 )
+DTYPES = dict(pair.split("=") for pair in _NAMES.split())
 PART_COLUMNS = ("size", "base", "shift", "zeros", "table", "exceptions")
 CHUNK_TOKENS = 2**18
 RF8_FRACTIONS = np.array([-1 / 4, -1 / 8, -1 / 16, 0, 1 / 16, 1 / 8, 1 / 4, 1 / 2], np.float32)

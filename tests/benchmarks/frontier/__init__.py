@@ -11,5 +11,5 @@
   plan       which settings are tried, and which are then tested
   report     the tables of frontier.json
   plot       its picture
-  prune      how many weights can be set to zero
+  pruning    how many weights can be set to zero
 """
