@@ -1,5 +1,6 @@
 """What a multiplier for RF8 weights has to do, in whole numbers: two shifts and an addition."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jax.typing import ArrayLike
 
 from ggjax._internal import trees
 from ggjax.rf8._array import RF8Array, check_form
-from ggjax.rf8._format import NOT_FINITE
+from ggjax.rf8._format import NOT_FINITE, RESIDUALS
 
 FRACTION = 4
 """Binary places of a product: the smallest residual is a sixteenth."""
@@ -18,10 +19,10 @@ FRACTION = 4
 MOST = 2**11
 """The largest size of x: with it, no product leaves int32."""
 
-# Of each residual code: how far below the power of two its second digit lies, and whether it is added (1),
-# subtracted (-1) or missing (0). Residual code 7 is 1/2, one place below; 0 is -1/4, two places below.
-_PLACES = np.array([2, 3, 4, 0, 4, 3, 2, 1], np.int32)
-_SIGNS = np.array([-1, -1, -1, 0, 1, 1, 1, 1], np.int32)
+# Of each residual code: whether its second digit is added (1), subtracted (-1) or missing (0), and how far
+# below the power of two it lies.
+_SIGNS = np.sign(RESIDUALS).astype(np.int32)
+_PLACES = np.array([-math.log2(abs(r)) if r else 0 for r in RESIDUALS], np.int32)
 
 
 class MultiplyAdds(NamedTuple):
@@ -73,10 +74,11 @@ def multiply_adds(x: ArrayLike, q: RF8Array) -> MultiplyAdds:
             f"x must be whole numbers of an integer dtype, got {getattr(x, 'dtype', type(x).__name__)}"
         )
     if trees.is_concrete(numbers) and numbers.size:
-        for value in (int(numbers.min()), int(numbers.max())):
+        known = np.asarray(numbers)  # by NumPy, as operations of JAX on known arrays are traced under jit
+        for value in (int(known.min()), int(known.max())):
             if abs(value) > MOST:
                 raise ValueError(f"x must lie between -{MOST} and {MOST}, got {value}")
-    if trees.is_concrete(q.exponents) and bool(jnp.any(q.exponents == NOT_FINITE)):
+    if trees.is_concrete(q.exponents) and bool(np.any(np.asarray(q.exponents) == NOT_FINITE)):
         raise ValueError(
             f"q has the exponent {NOT_FINITE}: it was encoded from weights that were not all finite"
         )

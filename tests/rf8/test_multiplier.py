@@ -48,6 +48,8 @@ def test_a_dot_product_in_whole_numbers():
     total = np.asarray(found.products, np.int64).sum(0) * 2.0 ** (np.asarray(q.exponents, np.float64)[0] - 4)
     want = (np.asarray(x, np.float64) * np.asarray(rf8.decode(q), np.float64)).sum(0)
     assert np.array_equal(total, want)
+    held = jax.jit(lambda: rf8.multiply_adds(x, q))()  # both are known while it is traced
+    assert all(np.array_equal(a, b) for a, b in zip(found, held, strict=True))
     mapped = jax.vmap(rf8.multiply_adds, (None, 1), 1)(x[:, 0], q)
     assert all(np.array_equal(a, b) for a, b in zip(found, mapped, strict=True))
 
