@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from ggjax._internal.step_grid import FINENESS
 from ggjax.sensitivity import _feedback
-from ggjax.sensitivity._state import Factors
+from ggjax.sensitivity._state import Factors, diagonal
 
 Sides: TypeAlias = Literal["both", "rows", "columns", "none"]
 """What makes errors good: later rows and columns, or one of them; with "none" there is one step for all."""
@@ -106,8 +106,8 @@ def _axis(
     factor, noise = _of_halves(x, used)
     added = damping * noise / (1 - noise) + level + LEAST  # (b,)
     if factor.ndim == 2 or not feedback:
-        diagonal = jnp.diagonal(factor, axis1=1, axis2=2) if factor.ndim == 3 else factor
-        return _Axis(jnp.ones((len(diagonal), 1, 1)), jnp.sqrt(diagonal + added[:, None]))
+        alone = diagonal(factor) + added[:, None]
+        return _Axis(jnp.ones((len(alone), 1, 1)), jnp.sqrt(alone))
     triangle = jax.vmap(_feedback.factor_of)(factor, added)
     return _Axis(triangle, jnp.diagonal(triangle, axis1=1, axis2=2))
 

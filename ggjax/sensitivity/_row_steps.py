@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ggjax._internal import trees
-from ggjax.sensitivity._state import Factors, Sensitivity
+from ggjax.sensitivity._state import Factors, Sensitivity, diagonal
 
 
 def row_steps(
@@ -55,7 +55,6 @@ def _second_derivatives(f: Factors) -> jax.Array:
     """The mean second derivative of the loss along every row, times the number of examples; of the leaf's axes,
     with size 1 where they are columns."""
     rows, _, _ = f.summed(slice(None))
-    diagonal = jnp.diagonal(rows, axis1=1, axis2=2) if rows.ndim == 3 else rows
     view = f.view
     narrow = view._replace(shape=tuple(1 if a in view.columns else n for a, n in enumerate(view.shape)))
-    return narrow.leaf(diagonal) / max(view.sizes[2], 1)
+    return narrow.leaf(diagonal(rows)) / max(view.sizes[2], 1)

@@ -39,6 +39,11 @@ class Factors:
         return rows, columns, jnp.trace(columns, axis1=1, axis2=2) if full else columns.sum(-1)
 
 
+def diagonal(factor: jax.Array) -> jax.Array:
+    """The diagonal (b, k) of a factor (b, k, k), or the factor itself where that is all of it."""
+    return jnp.diagonal(factor, axis1=1, axis2=2) if factor.ndim == 3 else factor
+
+
 class Sensitivity(NamedTuple):
     """What is known of the weights of a tree: a pytree, by the names of its leaves."""
 

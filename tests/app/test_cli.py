@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from ggjax.app import cli
+from tests.app.fresh import printed_by
 
 COMMAND = [sys.executable, "-m", "ggjax.app"]
 
@@ -26,8 +27,7 @@ def test_help_explains_every_option_and_loads_nothing_heavy():
         "except SystemExit as e: assert not e.code, e.code\n"
         "assert not {'matplotlib', 'rich', 'ggjax.app.demo', 'ggjax.app._lm'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    printed = printed_by(code)
     for word in (
         "--quick",
         "--out DIR",
@@ -38,8 +38,8 @@ def test_help_explains_every_option_and_loads_nothing_heavy():
         "ggjax-demo",
         "2 cores",
     ):
-        assert word in done.stdout
-    assert "--steps" not in done.stdout
+        assert word in printed
+    assert "--steps" not in printed
 
 
 def test_help_and_version(capsys):

@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from ggjax import codec
 from ggjax.app import cli
+from tests.app.fresh import printed_by
 
 
 @pytest.fixture
@@ -277,9 +278,7 @@ def test_info_needs_no_jax(model, tmp_path, capsys):
         f"assert cli.main(['info', {str(tmp_path / 'o')!r}, '--json']) == 0\n"
         "assert not {'jax', 'flax', 'rich'} & set(sys.modules), set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    (told,) = json.loads(done.stdout)
+    (told,) = json.loads(printed_by(code))
     want = codec.inspect_file(tmp_path / "o")
     assert told["tensors"] == json.loads(json.dumps([t._asdict() for t in want.tensors]))
 

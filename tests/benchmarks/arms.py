@@ -226,8 +226,8 @@ def experiment(
     for name, arm in final.items():
         each = np.array([bits(r, level) for r in results[name]])
         losses = [r["loss"] for r in results[name]]
-        row = {"arm": name, **arm._asdict(), "loss": float(np.mean(losses)), "loss_std": _std(losses)}
-        row |= {"bits": each.mean(0).tolist(), "bits_std": [_std(column) for column in each.T]}
+        row = {"arm": name, **arm._asdict(), "loss": float(np.mean(losses)), "loss_std": deviation(losses)}
+        row |= {"bits": each.mean(0).tolist(), "bits_std": [deviation(column) for column in each.T]}
         table.append(row)
     return {
         "rises": list(RISES),
@@ -240,7 +240,10 @@ def experiment(
     }
 
 
-def _std(values: Any) -> float:
+def deviation(values: Any) -> float:
+    """The standard deviation over seeds: NaN of one seed, infinite where a value is."""
+    if len(values) < 2:
+        return math.nan
     return float(np.std(values, ddof=1)) if np.all(np.isfinite(values)) else math.inf
 
 

@@ -3,7 +3,7 @@
 A matrix of K rows and N columns lies in one or more arrays of shape (K / P, ..., N): every row of the arrays
 holds P rows of the matrix, neighbours of each other (two of 4 bits in a byte, say). A ``decode`` function takes
 some rows of these arrays and gives P float32 arrays (rows, N): of all first neighbours, of all second ones, and
-so on. Numbers x come apart in the same way, as (P, B, K / P): see ``planes_of``.
+so on. Numbers x (B, K) come apart in the same way, as (P, B, K / P).
 
 The file of each idea: ``_rules`` (derivatives, vmap, meshes, platforms), ``_loops`` (in plain XLA, for CPUs),
 ``_kernel`` (in Pallas, for GPUs and TPUs).
@@ -11,4 +11,3 @@ The file of each idea: ``_rules`` (derivatives, vmap, meshes, platforms), ``_loo
 
 from ggjax._internal.tiled._rules import dot as dot
 from ggjax._internal.tiled._rules import dot_transposed as dot_transposed
-from ggjax._internal.tiled._rules import planes_of as planes_of

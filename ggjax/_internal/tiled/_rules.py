@@ -16,11 +16,6 @@ from ggjax._internal.tiled._loops import Decode
 Arrays = tuple[jax.Array, ...]
 
 
-def planes_of(x: jax.Array, planes: int) -> jax.Array:
-    """x (B, K) as (P, B, K / P): columns 0, P, 2 P, ..., then 1, P + 1, ..."""
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, planes), -1, 0)
-
-
 def dot(decode: Decode, x: jax.Array, arrays: Arrays) -> jax.Array:
     """The product of x with the matrix.
 

@@ -3,7 +3,7 @@
 import argparse
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -80,8 +80,13 @@ def bits_of(small: ggjax.Compressed, subject: Subject) -> float:
     """Bits per rounded weight."""
     flat = trees.flatten(subject.params, subject.mask)
     sizes = {n: x.size for n, x in zip(flat.weight_names(), flat.weights(), strict=True)}
-    taken = {n: small.bits.get(n, 32.0) * size for n, size in sizes.items()}
-    return sum(taken.values()) / sum(sizes.values())
+    return bits_per_weight(small, sizes)
+
+
+def bits_per_weight(small: ggjax.Compressed, sizes: Mapping[str, int], side_bits: float = 0.0) -> float:
+    """Bits per weight of some leaves, by name and size; one that was not coded has 32 bits a weight."""
+    taken = sum(small.bits.get(n, 32.0) * size for n, size in sizes.items())
+    return (taken + side_bits) / sum(sizes.values())
 
 
 def show(subject: Subject, split: Split, asked: Sequence[float] = (2, 3, 4)) -> None:

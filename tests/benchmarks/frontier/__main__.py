@@ -106,7 +106,7 @@ def _run(bench: Bench, stage: Stage, methods: Sequence[str], found: dict[str, An
             found[stage.what][key] = json.loads(json.dumps(finite(table)))
         if path:
             with new_file(path) as f:
-                f.write((json.dumps(finite(found), indent=1, allow_nan=False) + "\n").encode())
+                f.write((json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
 
 
 if __name__ == "__main__":

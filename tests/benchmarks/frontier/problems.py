@@ -150,12 +150,10 @@ def kernels_of(params: Any) -> dict[str, Any]:
 
 def _redrawn(params: Any, seed: int, init: Any) -> Any:
     """The same tree with other kernels."""
-    kernels = kernels_of(params)
-    keys = jax.random.split(jax.random.key(seed), len(kernels))
     flat = trees.flatten(params, masks.kernels)
-    return flat.with_named(
-        {n: init(k, x.shape, x.dtype) for (n, x), k in zip(kernels.items(), keys, strict=True)}
-    )
+    kernels = flat.weights()
+    keys = jax.random.split(jax.random.key(seed), len(kernels))
+    return flat.replace(init(k, x.shape, x.dtype) for k, x in zip(keys, kernels, strict=True))
 
 
 def _shifted(x: np.ndarray) -> np.ndarray:

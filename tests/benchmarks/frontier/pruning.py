@@ -13,6 +13,7 @@ import numpy as np
 
 from ggjax import masks, sensitivity
 from ggjax._internal import trees
+from ggjax.sensitivity._state import diagonal
 from tests.benchmarks.frontier import methods as known_methods
 from tests.benchmarks.frontier import plan, rounding, runs
 from tests.benchmarks.frontier.problems import Problem, kernels_of
@@ -64,9 +65,8 @@ def scores_of(problem: Problem, params: Any, rest: Any, by: str) -> dict[str, An
 def worth(x: jax.Array, f: sensitivity.Factors) -> jax.Array:
     """w^2 times the second derivative by each weight, up to a factor that is the same for all leaves."""
     rows, columns, trace = f.summed(slice(None))
-    rows, columns = (jnp.diagonal(d, axis1=1, axis2=2) if d.ndim == 3 else d for d in (rows, columns))
-    columns = columns / jnp.where(trace > 0, trace, 1)[:, None]
-    return f.view.leaf(f.view.matrices(x) ** 2 * rows[:, :, None] * columns[:, None, :])
+    columns = diagonal(columns) / jnp.where(trace > 0, trace, 1)[:, None]
+    return f.view.leaf(f.view.matrices(x) ** 2 * diagonal(rows)[:, :, None] * columns[:, None, :])
 
 
 def pruned(params: Any, scores: dict[str, Any], share: float) -> Any:

@@ -18,7 +18,7 @@ from ggjax._internal import trees
 from ggjax.baselines import Frozen
 from tests.benchmarks.calibrated import arms as calibrated_arms
 from tests.benchmarks.calibrated import measure
-from tests.benchmarks.calibrated.subject import Subject
+from tests.benchmarks.calibrated.subject import Subject, bits_per_weight
 from tests.benchmarks.frontier.loop import LoopLatent
 from tests.benchmarks.frontier.methods import METHODS, Method
 from tests.benchmarks.frontier.problems import Problem, Split, kernels_of
@@ -115,9 +115,7 @@ def _plain(params: Any, **asked: Any) -> tuple[Any, float]:
 
 
 def _bits(params: Any, small: ggjax.Compressed, side_bits: float = 0.0) -> float:
-    sizes = {n: x.size for n, x in kernels_of(params).items()}
-    taken = sum(small.bits.get(n, 32.0) * size for n, size in sizes.items())
-    return (taken + side_bits) / sum(sizes.values())
+    return bits_per_weight(small, {n: x.size for n, x in kernels_of(params).items()}, side_bits)
 
 
 def coded(frozen: Frozen) -> tuple[Any, float]:

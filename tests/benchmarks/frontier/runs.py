@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 
 from ggjax._internal.atomic import new_file
 from tests.benchmarks.calibrated import cells
+from tests.benchmarks.calibrated.frontiers import say
 from tests.benchmarks.frontier import rounding, training
 from tests.benchmarks.frontier.methods import METHODS, Setting
 from tests.benchmarks.frontier.problems import Problem, Split
@@ -97,8 +97,3 @@ def opened(problem: Problem, folder: Path) -> Bench:
 
 def _short(run: Run) -> str:
     return f"{tuple(run.setting)} seed {run.seed} {run.steps} steps"
-
-
-def say(text: str) -> None:
-    """A line of progress."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

@@ -1,11 +1,11 @@
 """What frontier.json holds: tables that grow row by row, from the runs of the plan."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.arms import deviation
 from tests.benchmarks.frontier import plan, pruning
 from tests.benchmarks.frontier.methods import METHODS
 from tests.benchmarks.frontier.problems import kernels_of
@@ -95,10 +95,3 @@ def prune(bench: Bench, names: Sequence[str], steps: int, trials: int, seeds: in
                 row |= {f"{what}_std": [deviation(c) for c in columns]}
             table["rows"].append(row)
             yield table
-
-
-def deviation(values: Any) -> float:
-    """The standard deviation over seeds; NaN of one seed."""
-    if len(values) < 2 or not np.all(np.isfinite(values)):
-        return math.nan
-    return float(np.std(values, ddof=1))
