@@ -150,8 +150,8 @@ def compress_file(
     """Compress the safetensors checkpoint of any model, a few tensors at a time.
 
     Args:
-      source: a safetensors file, or the ``.safetensors.index.json`` of a checkpoint in several files. Where two
-        of them have a tensor of one name, the index says which of the two counts.
+      source: a safetensors file, or the ``.safetensors.index.json`` of a checkpoint in several files, or the
+        folder of either. Where two files have a tensor of one name, the index says which of the two counts.
       target: the file to write; for an index the folder, where every file gets a compressed one and an index of
         them is written. None to write nothing, and learn what it would take.
       select: whether to code the tensor of this name; the others are kept as they are.
