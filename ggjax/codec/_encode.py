@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from jax import lax
 
 from ggjax.codec import _grid
 from ggjax.codec._coded import Coded, Meta, Part
-from ggjax.codec._host import FEW, bucket, concatenated, padded
+from ggjax.codec._host import FEW, concatenated, padded
 from ggjax.codec.entropy import _lanes, _models, _planes, _side, _tokens
 from ggjax.codec.entropy._coders import CODERS
 from ggjax.codec.entropy._lanes import CHUNK
@@ -202,8 +202,8 @@ def _tokenize_few(
 
 
 def _bucket_of_chunks(size: int) -> int:
-    """The weights of a bucket of whole chunks that holds so many."""
-    return bucket(-(-size // CHUNK)) * CHUNK
+    """The weights of one chunk, or of a group of them: a program less costs more than empty chunks."""
+    return CHUNK if size <= CHUNK else _GROUP * CHUNK
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "with_raw"))
@@ -241,15 +241,10 @@ def _tokens_of_chunks(
 def _pack_raw(raw: np.ndarray, size: int, shift: int) -> np.ndarray:
     """The raw bytes of whole chunks and of a last, shorter one."""
     full, rest = divmod(size, CHUNK)
-    pieces = [np.asarray(_packer(shift)(raw)[:full]).reshape(-1)] if full else []
+    pieces = [_planes.pack(raw[:full], shift).reshape(-1)] if full else []
     if rest:
         pieces.append(_planes.pack(raw[full, : _planes.padded(rest)], shift))
     return np.concatenate(pieces)
-
-
-@functools.cache
-def _packer(shift: int) -> Callable[[Any], jax.Array]:
-    return jax.jit(lambda raw: _planes.pack(raw, shift))
 
 
 def _keys_at(x: np.ndarray, settings: tuple[Any, ...], zeros: Any, *, kind: str) -> np.ndarray:

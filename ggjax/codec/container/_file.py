@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from ggjax._internal import trees
-from ggjax.codec import _compress
 from ggjax.codec._compressed import Compressed, is_array, is_coded
 from ggjax.codec._shards import in_blocks
 from ggjax.codec.container import _modules, _placed, _save, _write
@@ -84,7 +83,9 @@ def save_file(
         _write.check_arrays(compressed.leaves())
     else:
         _write.check_arrays(Compressed(params).leaves())
-        compressed = _compress.compress(params, **options)
+        from ggjax.codec._compress import compress  # with calibration, which reading needs nothing of
+
+        compressed = compress(params, **options)
     leaves = [(name, in_blocks(x)) for name, x in compressed.leaves()]
     structure = jax.tree.structure(compressed.tree, is_leaf=is_coded)
     if [name for name, _ in leaves] == [trees.ROOT] and not jax.tree_util.treedef_is_leaf(structure):
