@@ -10,6 +10,7 @@ import safetensors.numpy
 from flax import nnx, serialization
 
 from ggjax import codec
+from ggjax.app import cli
 from ggjax.codec import FormatError
 
 X = jnp.linspace(-1, 1, 64).reshape(2, 32)
@@ -68,6 +69,8 @@ def test_a_folder_stands_for_the_checkpoint_in_it(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, codec.load_file(small), tensors)
     codec.decompress_file(small, back)
     jax.tree.map(np.testing.assert_array_equal, safetensors.numpy.load_file(back), tensors)
+    assert cli.main(["decompress", str(small), "-o", str(tmp_path / "again"), "-q"]) == 0
+    assert {p.name for p in (tmp_path / "again").iterdir()} == {p.name for p in plain.iterdir()}
     (tmp_path / "empty").mkdir()
     with pytest.raises(FormatError, match="empty: .* this one has none"):
         codec.load_file(tmp_path / "empty")
