@@ -23,7 +23,7 @@ from ggjax.codec.quantize._scaled import Scaled
 from ggjax.codec.quantize._summary import spread_out
 
 _GROUP = 4
-"""Chunks that are turned into tokens at a time, at most."""
+"""Chunks that are turned into tokens at a time, at most; on a CPU one, which is as fast and a program less."""
 
 KNOWN_TABLES = 64
 """How many tables made before are tried, at most."""
@@ -166,10 +166,11 @@ def _tokenize(
         return _tokenize_few(flat, bins, kind, settings, zeros)
     chunks, raws, beyond = [], [], []
     counts = np.zeros(_models.TOKENS, np.int64)
-    for start in range(0, len(flat), _GROUP * CHUNK):
-        x = flat[start : start + _GROUP * CHUNK]
+    most = CHUNK if len(flat) <= CHUNK or jax.default_backend() == "cpu" else _GROUP * CHUNK
+    for start in range(0, len(flat), most):
+        x = flat[start : start + most]
         token, raw, count = _tokens_of_chunks(
-            padded(x, _bucket_of_chunks(len(x))).reshape(-1, CHUNK),
+            padded(x, most).reshape(-1, CHUNK),
             np.int32(len(x)),
             settings,
             np.uint32(zeros),
@@ -199,11 +200,6 @@ def _tokenize_few(
         raw = _planes.pack(padded(numbers, _planes.padded(len(numbers))), bins.shift)
     counts = np.bincount(token, minlength=_models.TOKENS)
     return PartTokens([token], raw, counts, keys[token == 0])
-
-
-def _bucket_of_chunks(size: int) -> int:
-    """The weights of one chunk, or of a group of them: a program less costs more than empty chunks."""
-    return CHUNK if size <= CHUNK else _GROUP * CHUNK
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "with_raw"))
