@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_notebooks():
-    assert {"01_life_of_a_model.ipynb", "04_ask_for_a_loss.ipynb"} <= {p.name for p in NOTEBOOKS}
+    assert {"01_life_of_a_model.ipynb", "02_train_for_bits.ipynb", "04_ask_for_a_loss.ipynb"} <= {p.name for p in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
