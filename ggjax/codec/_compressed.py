@@ -57,8 +57,8 @@ class Compressed:
     ``tree`` is like the tree that was compressed, with a coded array in place of every leaf that was coded, and
     the other leaves as they were. It can be pickled (sharded leaves then come back on one device), saved by
     orbax, serialized by ``flax.serialization``, and written by ``save_file``. What a decoder has to know is no
-    array but part of the structure; in the state dicts of ``flax.serialization`` it is one, so that these can be
-    saved by orbax and restored where nothing but shapes and dtypes is known (RECIPES.md).
+    array but part of the structure. In the state dicts of ``flax.serialization`` it is an array, so these can
+    be saved by orbax, and restored where nothing but shapes and dtypes is known (RECIPES.md).
     """
 
     tree: Any
