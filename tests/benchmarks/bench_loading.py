@@ -11,7 +11,7 @@ tell more than those of the clock. Needs the extra ``bench``; what is not instal
 """
 
 import argparse
-import contextlib
+import importlib.util
 import os
 import resource
 import subprocess
@@ -98,9 +98,7 @@ def ours(path: Path, folder: Path) -> Iterator[tuple[str, float, Took, Took]]:
         "ggjax, lossless": {"lossless": True},
         "ggjax, bits=4": {"bits": 4},
     }
-    with contextlib.suppress(ImportError):
-        import zstandard as _  # noqa: F401
-
+    if importlib.util.find_spec("zstandard"):
         ways["ggjax, lossless, coder zstd"] = {"lossless": True, "coder": "zstd"}
     for name, how in ways.items():
 
