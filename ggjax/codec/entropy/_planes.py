@@ -96,3 +96,30 @@ def _unpack(data: np.ndarray, n: int, width: int) -> np.ndarray:
                 numbers = plane >> np.uint8(i * bits) & np.uint8((1 << bits) - 1)
             out[..., i * size : i * size + numbers.shape[-1]] |= numbers.astype(np.uint32) << np.uint32(place)
     return out
+
+
+def take(data: Any, start: Any, size: Any, place: Any, width: int) -> Any:
+    """Single numbers, uint32 (n,), of packed runs of different sizes. JAX arrays.
+
+    Args:
+      data: uint8, the runs.
+      start: uint32 (n,), where the run of each number begins.
+      size: uint32 (n,), the numbers of that run, a multiple of 16 and not 0.
+      place: uint32 (n,), which of these it is.
+      width: of the numbers.
+    """
+    total = jnp.zeros(place.shape, jnp.uint32)
+
+    def at(index: Any) -> Any:
+        return data.at[index].get(mode="clip", wrap_negative_indices=False).astype(jnp.uint32)
+
+    for bits, low in planes(width):
+        begin, part = start + size * low // 8, size * bits // 8
+        if bits == 16:
+            number = at(begin + 2 * place) | at(begin + 2 * place + 1) << 8
+        elif bits == 8:
+            number = at(begin + place)
+        else:
+            number = at(begin + place % part) >> (place // part * bits) & ((1 << bits) - 1)
+        total = total | number << low
+    return total

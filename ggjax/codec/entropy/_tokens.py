@@ -7,6 +7,9 @@ v = key - base, modulo 2^32:
     token = 0                  and the key itself in a list of exceptions, elsewhere
 
 so any key can be coded, most of them by an entropy code of the token alone (shift is 0 at the usual steps).
+
+Atoms are keys that very many weights have: the zeros of a pruned network. Each of A atoms has a token of its
+own, 1 to A, and no raw bits. The window then has 255 - A bins, whose tokens come after these.
 """
 
 from typing import Any, NamedTuple
@@ -17,15 +20,25 @@ from ggjax.codec._host import namespace_of
 
 BINS = 255
 ESCAPE_BITS = 32
+ATOM_BITS = 64
+"""About what an atom takes in the metadata."""
+
 TABLE_ENTRY_BITS = 10
 """About what a token in use takes in a table."""
 
+ATOM_SHARE = 1 / 32
+"""An atom is a key that this share of the weights has, or more."""
+
+WORTH = 0.95
+"""Atoms are taken where they leave no more than this share of the bits: older versions cannot read them."""
+
 
 class Bins(NamedTuple):
-    """The window of a part: token t > 0 stands for the 2^shift keys from base + (t - 1) 2^shift on."""
+    """The window of a part: token t > A stands for the 2^shift keys from base + (t - A - 1) 2^shift on."""
 
     base: int  # modulo 2^32
     shift: int  # 0 to 31
+    atoms: tuple[int, ...] = ()  # token i + 1 stands for the key atoms[i] alone
 
 
 def entropy_bits(counts: np.ndarray) -> float:
@@ -35,7 +48,8 @@ def entropy_bits(counts: np.ndarray) -> float:
 
 
 def choose_bins(keys: np.ndarray, size: int, signed: bool) -> tuple[Bins, float]:
-    """The window that codes a part in the fewest bits, by a sample of its keys, and those bits per key.
+    """The window and the atoms that code a part in the fewest bits, by a sample of its keys, and those bits per
+    key.
 
     Args:
       keys: uint32 (m,), m at least 1.
@@ -43,6 +57,40 @@ def choose_bins(keys: np.ndarray, size: int, signed: bool) -> tuple[Bins, float]
       signed: whether keys are two's complement numbers, so that 0xFFFFFFFF lies next to 0.
     """
     numbers = np.sort(keys.view(np.int32).astype(np.int64) if signed else keys.astype(np.int64))
+    best, least = plain = _window(numbers, (), np.zeros(0, np.int64), size)
+    values, counts = _frequent(numbers)
+    inside = (values - best.base) % (1 << 32) < BINS
+    if not best.shift and inside.all():
+        return plain  # no raw bits to be saved
+    for number in range(1, len(values) + 1):
+        rest = numbers[~np.isin(numbers, values[:number])]
+        if not len(rest):
+            break
+        found, bits = _window(rest, tuple((values[:number] % (1 << 32)).tolist()), counts[:number], size)
+        if bits >= least:
+            break
+        best, least = found, bits
+    return (best, least) if least <= WORTH * plain[1] else plain
+
+
+def _frequent(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the keys that may be atoms, the most frequent one first; how often each occurs) of sorted keys."""
+    starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
+    counts = np.diff(starts, append=len(numbers))
+    many = np.flatnonzero(counts >= max(ATOM_SHARE * len(numbers), 8))
+    order = many[np.argsort(-counts[many], kind="stable")]
+    return numbers[starts[order]], counts[order]
+
+
+def _window(numbers: np.ndarray, atoms: tuple[int, ...], often: np.ndarray, size: int) -> tuple[Bins, float]:
+    """The best window for sorted keys that are no atoms, and the bits per key with these.
+
+    Args:
+      numbers: int64 (m,), m at least 1.
+      atoms, often: the atoms, and how often each occurs.
+      size: as for ``choose_bins``.
+    """
+    total, number = len(numbers) + int(often.sum()), BINS - len(atoms)
     rare = len(numbers) // 1000
     spread = int(numbers[len(numbers) - 1 - rare] - numbers[rare])
     whole = int(numbers[-1] - numbers[0])
@@ -51,31 +99,51 @@ def choose_bins(keys: np.ndarray, size: int, signed: bool) -> tuple[Bins, float]
     for shift in range(first, min((whole // BINS).bit_length() + 2, 32)):
         bins = numbers >> shift
         starts = bins[np.append(True, bins[1:] != bins[:-1])]
-        inside = np.searchsorted(bins, starts + BINS) - np.searchsorted(bins, starts)
+        inside = np.searchsorted(bins, starts + number) - np.searchsorted(bins, starts)
         start = int(starts[np.argmax(inside)])
-        token = np.where((bins >= start) & (bins < start + BINS), bins - start + 1, 0)
-        counts = np.bincount(token, minlength=BINS + 1)
-        used = np.count_nonzero(counts)
-        bits = entropy_bits(counts) + len(keys) * shift + ESCAPE_BITS * int(counts[0])
+        token = np.where((bins >= start) & (bins < start + number), bins - start + 1, 0)
+        counts = np.bincount(token, minlength=number + 1)
+        used = np.count_nonzero(counts) + len(atoms)
+        with_raw = len(numbers) - int(counts[0]) if atoms else total
+        bits = entropy_bits(np.append(often, counts)) + with_raw * shift + ESCAPE_BITS * int(counts[0])
         bits += (used - 1) / (2 * np.log(2))  # what the entropy of a sample is too low by (Miller, Madow)
-        bits = bits / len(keys) + TABLE_ENTRY_BITS * used / size
+        bits = bits / total + (TABLE_ENTRY_BITS * used + ATOM_BITS * len(atoms)) / size
         if bits < least:
-            best, least = Bins((start << shift) % (1 << 32), shift), bits
+            best, least = Bins((start << shift) % (1 << 32), shift, atoms), bits
         if inside.max() == len(bins) and bits > least:
             break  # everything fits, and wider bins cost more
     return best, float(least)
 
 
-def split(key: Any, base: Any, shift: Any) -> tuple[Any, Any]:
-    """(token uint8, raw bits uint32) of keys. NumPy or JAX arrays."""
+def split(key: Any, base: Any, shift: Any, atoms: Any = ()) -> tuple[Any, Any]:
+    """(token uint8, raw bits uint32) of keys. NumPy or JAX arrays; ``atoms``: uint32 (number of atoms,)."""
     xp = namespace_of(key)
     v = key - base
     bin_ = v >> shift
-    inside = bin_ < BINS
-    token = xp.where(inside, bin_ + 1, 0).astype(np.uint8)
-    return token, xp.where(inside, v & ((np.uint32(1) << shift) - 1), 0)
+    inside = bin_ < BINS - len(atoms)
+    token = xp.where(inside, bin_ + (1 + len(atoms)), 0)
+    for i, atom in enumerate(atoms):
+        token = xp.where(key == atom, i + 1, token)
+    return token.astype(np.uint8), xp.where(inside, v & ((np.uint32(1) << shift) - 1), 0)
 
 
-def join(token: Any, raw: Any, base: Any, shift: Any) -> Any:
-    """The keys of tokens and raw bits; that of an exception is to be replaced. NumPy or JAX arrays."""
-    return base + ((token.astype(np.uint32) - 1) << shift) + raw
+def join(token: Any, raw: Any, base: Any, shift: Any, atoms: Any = None) -> Any:
+    """The keys of tokens and raw bits; that of an exception is to be replaced. NumPy or JAX arrays.
+
+    ``atoms``: None, or what ``joining`` gives.
+    """
+    wide = token.astype(np.uint32)
+    if atoms is None:
+        return base + ((wide - 1) << shift) + raw
+    number, table = atoms
+    key = base + ((wide - 1 - number) << shift) + raw
+    return namespace_of(token).where(wide <= number, table[wide], key)
+
+
+def joining(atoms: tuple[int, ...]) -> tuple[np.uint32, np.ndarray] | None:
+    """(how many atoms there are, their keys by their tokens uint32 (256,)) for ``join``; None for no atoms."""
+    if not atoms:
+        return None
+    table = np.zeros(BINS + 1, np.uint32)
+    table[1 : len(atoms) + 1] = atoms
+    return np.uint32(len(atoms)), table
