@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ggjax.codec._coded import Part
 from ggjax.codec._host import namespace_of
@@ -17,6 +18,8 @@ from ggjax.codec._layout import Piece
 from ggjax.codec.entropy import _planes
 from ggjax.codec.entropy._chunks import Damaged
 from ggjax.codec.entropy._lanes import CHUNK
+
+_WORD = 32
 
 
 def unpack(data: Any, size: int, shift: int) -> Any:
@@ -63,13 +66,24 @@ def spread(
 
 def spread_traced(p: Part, token: jax.Array, data: jax.Array, chunks: Sequence[Piece]) -> jax.Array:
     """The same of a whole part under jit, where ``chunks`` says how its bytes ``data`` are divided."""
-    binned = np.array([c.binned for c in chunks], np.uint32)
-    sizes = np.array([max(_planes.padded(c.binned), 16) for c in chunks], np.uint32)
-    starts = np.array([c.raw.start - chunks[0].raw.start for c in chunks], np.uint32)
-    of_bin = token > len(p.atoms)
-    chunk = jnp.arange(p.size) // CHUNK
-    before = np.cumsum(binned, dtype=np.uint32) - binned
-    before, size, start = (jnp.asarray(x)[chunk] for x in (before, sizes, starts))
-    place = jnp.cumsum(of_bin, dtype=jnp.uint32) - 1 - before
+    width = min(-(-p.size // _WORD) * _WORD, CHUNK)
+    of_bin = jnp.pad(token > len(p.atoms), (0, len(chunks) * width - p.size)).reshape(-1, width)
+    size = [max(_planes.padded(c.binned), 16) for c in chunks]
+    start = [c.raw.start - chunks[0].raw.start for c in chunks]
+    size, start = (jnp.asarray(np.array(x, np.uint32)[:, None]) for x in (size, start))
     data = data if data.size else jnp.zeros(1, jnp.uint8)
-    return jnp.where(of_bin, _planes.take(data, start, size, place, p.shift), jnp.uint32(0))
+    numbers = _planes.take(data, start, size, _ranks(of_bin), p.shift)
+    return jnp.where(of_bin, numbers, jnp.uint32(0)).reshape(-1)[: p.size]
+
+
+def _ranks(flags: jax.Array) -> jax.Array:
+    """How many flags of a row are set before each, uint32 (rows, n), n a multiple of 32.
+
+    By words of 32 flags whose bits are counted: a sum over single flags would take far longer.
+    """
+    place = jnp.arange(_WORD, dtype=jnp.uint32).reshape(1, 1, _WORD)
+    words = (flags.reshape(len(flags), -1, _WORD).astype(jnp.uint32) << place).sum(-1, dtype=jnp.uint32)
+    ones = lax.population_count(words)
+    before = jnp.cumsum(ones, axis=1, dtype=jnp.uint32) - ones
+    below = (jnp.uint32(1) << place) - 1
+    return (before[..., None] + lax.population_count(words[..., None] & below)).reshape(flags.shape)

@@ -9,6 +9,7 @@ the i-th part of n w / 8 numbers in bits i w to i w + w - 1 of byte j.
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -98,21 +99,21 @@ def _unpack(data: np.ndarray, n: int, width: int) -> np.ndarray:
     return out
 
 
-def take(data: Any, start: Any, size: Any, place: Any, width: int) -> Any:
-    """Single numbers, uint32 (n,), of packed runs of different sizes. JAX arrays.
+def take(data: jax.Array, start: jax.Array, size: jax.Array, place: jax.Array, width: int) -> jax.Array:
+    """Single numbers, uint32, of packed runs of different sizes. A place beyond its run gives anything.
 
     Args:
-      data: uint8, the runs.
-      start: uint32 (n,), where the run of each number begins.
-      size: uint32 (n,), the numbers of that run, a multiple of 16 and not 0.
-      place: uint32 (n,), which of these it is.
-      width: of the numbers.
+      data: uint8 (any, at least 1), the runs.
+      start: uint32, where the run of each number begins; like ``size`` it broadcasts to the shape of ``place``.
+      size: uint32, the numbers of that run, a multiple of 16 and not 0.
+      place: uint32, which of these it is.
+      width: of the numbers, in bits.
     """
-    total = jnp.zeros(place.shape, jnp.uint32)
 
-    def at(index: Any) -> Any:
+    def at(index: jax.Array) -> jax.Array:
         return data.at[index].get(mode="clip", wrap_negative_indices=False).astype(jnp.uint32)
 
+    total = jnp.zeros(place.shape, jnp.uint32)
     for bits, low in planes(width):
         begin, part = start + size * low // 8, size * bits // 8
         if bits == 16:
