@@ -160,7 +160,7 @@ def values(
     Raises:
       Damaged: one of their keys is none that a weight can have, or not so many tokens have raw bits.
     """
-    if meta.binned:
+    if p.atoms:
         bits = _raw.spread(where, p, token, raw, binned)
     else:
         bits = _raw.unpack(raw, len(token), p.shift) if p.shift else None

@@ -24,7 +24,7 @@ KNOWN_TABLES = 64
 DESCRIPTION = 30
 """About the bytes of an array in the metadata."""
 
-DESCRIPTION_OF_ATOMS = 30
+DESCRIPTION_OF_ATOMS = 45
 """About what it takes more where there are atoms."""
 
 PARAMETER = 0.6  # about the bytes in a file of each character of the parameters

@@ -23,7 +23,7 @@ class Piece(NamedTuple):
     states: slice
     counts: slice
     raw: slice  # bytes
-    binned: int  # tokens that have raw bits: all of them, where no part has atoms
+    binned: int  # tokens that have raw bits: all, where the part has no atoms
 
 
 class Layout(NamedTuple):

@@ -1,6 +1,6 @@
 """The raw bits of tokens, from the bytes of their chunks.
 
-As a rule every token has some. In an array with atoms only the tokens of bins have: those of exceptions and of
+As a rule every token has some. In a part with atoms only the tokens of bins have: those of exceptions and of
 atoms, which may be most of all, take none.
 """
 
@@ -37,7 +37,7 @@ def unpack(data: Any, size: int, shift: int) -> Any:
 def spread(
     where: str, p: Part, token: np.ndarray, data: np.ndarray, binned: Sequence[int]
 ) -> np.ndarray | None:
-    """The raw bits of tokens, uint32, 0 for those that have none; None where none of the part has any.
+    """The raw bits of tokens of a part with atoms, uint32, 0 for those that have none; None where none has any.
 
     Args:
       where: for messages.

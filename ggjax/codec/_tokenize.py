@@ -25,7 +25,7 @@ class PartTokens(NamedTuple):
     raw: np.ndarray  # uint8
     counts: np.ndarray  # of the tokens, int64 (256,)
     exceptions: np.ndarray  # keys, uint32
-    binned: list[int]  # tokens of every chunk that are those of bins
+    binned: list[int]  # how many tokens of every chunk have raw bits: with atoms, those of bins
 
 
 def tokenized(
@@ -87,6 +87,8 @@ def _of_few(
 
 
 def _binned(chunks: list[np.ndarray], bins: _tokens.Bins) -> list[int]:
+    if not bins.atoms:
+        return [len(t) for t in chunks]
     return [int(np.count_nonzero(t > len(bins.atoms))) for t in chunks]
 
 

@@ -33,7 +33,7 @@ def array(c: Coded) -> jax.Array:
         bits = raw[chunks[0].raw.start : chunks[-1].raw.stop]
         if not p.shift:
             low = jnp.uint32(0)
-        elif meta.binned:
+        elif p.atoms:
             low = _raw.spread_traced(p, tokens, bits, chunks)
         else:
             low = _raw.unpack(bits, p.size, p.shift)

@@ -41,7 +41,7 @@ def decode_keys(parts, chunks, exceptions, description, tables):
             check(coded_size >= 0, "size of a chunk")
             tokens.append(decode_tokens(data[:coded_size], count, tables[table] if tables else None))
             raw.append(np.zeros(count, np.uint32))
-            has_raw = tokens[-1] > len(atoms) if binned else np.ones(count, bool)
+            has_raw = tokens[-1] > len(atoms) if atoms else np.ones(count, bool)
             check(np.count_nonzero(has_raw) == with_raw, "binned tokens of a chunk")
             raw[-1][has_raw] = unpack(data[coded_size:], with_raw, shift)
             check(

@@ -234,8 +234,10 @@ def _binned(t: dict[str, Any], parts: tuple[Part, ...]) -> tuple[int, ...]:
     need(isinstance(found, list) and all(map(is_count, found)), "binned must be a list of numbers")
     number = sum(_lanes.number_of_chunks(p.size) for p in parts)
     need(not told[0] or len(found) == number, f"binned tokens of {len(found)} chunks, expected {number}")
-    sizes = itertools.chain.from_iterable(_lanes.chunk_sizes(p.size) for p in parts) if found else ()
-    need(all(n <= size for n, size in zip(found, sizes, strict=False)), "more binned tokens than tokens")
+    sizes = ((p, n) for p in parts for n in _lanes.chunk_sizes(p.size)) if found else ()
+    for i, (n, (p, size)) in enumerate(zip(found, sizes, strict=False)):
+        good = n <= size if p.atoms else n == size
+        need(good, f"chunk {i} has {n} binned tokens, expected {'up to ' if p.atoms else ''}{size}")
     return tuple(found)
 
 
