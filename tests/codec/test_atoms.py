@@ -196,7 +196,7 @@ def large_tree():
 
 
 OPTIONS = {"atoms": {"lossless": True}, "atoms step": {"step": 2.0**-16}}
-LARGE = {"atoms": "6a7a60f6a2336bb0", "atoms step": "871843b0ae057749"}
+LARGE = {"atoms": "cad1c4403de8204a", "atoms step": "394a0e1e21753d33"}
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -90,7 +90,7 @@ def _window(numbers: np.ndarray, atoms: tuple[int, ...], often: np.ndarray, size
       atoms, often: the atoms, and how often each occurs.
       size: as for ``choose_bins``.
     """
-    total, number = len(numbers) + int(often.sum()), BINS - len(atoms)
+    number = BINS - len(atoms)
     rare = len(numbers) // 1000
     spread = int(numbers[len(numbers) - 1 - rare] - numbers[rare])
     whole = int(numbers[-1] - numbers[0])
@@ -103,16 +103,31 @@ def _window(numbers: np.ndarray, atoms: tuple[int, ...], often: np.ndarray, size
         start = int(starts[np.argmax(inside)])
         token = np.where((bins >= start) & (bins < start + number), bins - start + 1, 0)
         counts = np.bincount(token, minlength=number + 1)
-        used = np.count_nonzero(counts) + len(atoms)
-        with_raw = len(numbers) - int(counts[0]) if atoms else total
-        bits = entropy_bits(np.append(often, counts)) + with_raw * shift + ESCAPE_BITS * int(counts[0])
-        bits += (used - 1) / (2 * np.log(2))  # what the entropy of a sample is too low by (Miller, Madow)
-        bits = bits / total + (TABLE_ENTRY_BITS * used + ATOM_BITS * len(atoms)) / size
+        bits = _cost(Bins(start, shift, atoms), int(counts[0]), often, counts[1:], size)
         if bits < least:
             best, least = Bins((start << shift) % (1 << 32), shift, atoms), bits
         if inside.max() == len(bins) and bits > least:
             break  # everything fits, and wider bins cost more
     return best, float(least)
+
+
+def bits_of(bins: Bins, keys: np.ndarray, size: int) -> float:
+    """The bits per key that a window and atoms take, by a sample of the keys; arguments as ``choose_bins``."""
+    atoms = np.array(bins.atoms, np.uint32)
+    token, _ = split(keys, np.uint32(bins.base), np.uint32(bins.shift), atoms)
+    counts = np.bincount(token.reshape(-1), minlength=BINS + 1)
+    end = len(atoms) + 1
+    return _cost(bins, int(counts[0]), counts[1:end], counts[end:], size)
+
+
+def _cost(bins: Bins, outside: int, often: np.ndarray, counts: np.ndarray, size: int) -> float:
+    """Bits per key of a part of some size, by how often a sample has exceptions, each atom and each bin."""
+    every = np.concatenate([often, [outside], counts])
+    total, used = int(every.sum()), np.count_nonzero(every)
+    with_raw = int(counts.sum()) if bins.atoms else total
+    bits = entropy_bits(every) + with_raw * bins.shift + ESCAPE_BITS * outside
+    bits += (used - 1) / (2 * np.log(2))  # what the entropy of a sample is too low by (Miller, Madow)
+    return bits / total + (TABLE_ENTRY_BITS * used + ATOM_BITS * len(bins.atoms)) / size
 
 
 def split(key: Any, base: Any, shift: Any, atoms: Any = ()) -> tuple[Any, Any]:
