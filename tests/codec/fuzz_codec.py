@@ -104,6 +104,9 @@ def good_files(folder):
         | {"n": np.int64(3), "m": np.int64(4)},
         {"lossless": True},
     )
+    few = {n: np.where(rng.random(np.shape(x)) < 0.3, x, 0) for n, x in trees["small"][0].items()}
+    trees["pruned small"] = few, {"lossless": True}
+    trees["pruned scaled"] = scaled.pruned(), {}
     for name, (tree, options) in trees.items():
         codec.save_file(tree, os.path.join(folder, f"{name}.ggjax.safetensors"), **options)
     with open(os.path.join(os.path.dirname(__file__), "golden", "version1.json")) as f:
