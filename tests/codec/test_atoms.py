@@ -164,6 +164,19 @@ def test_pruned_weights_of_few_bits_are_in_a_dictionary(dtype):
     assert small.tree["x"].meta.kind == "dictionary" and small.bits["x"] < entropy(bits_of(x)) + 0.15
 
 
+def test_sharded_leaves(tmp_path):
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = pruned((80, 60), "bfloat16", 0.8)
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    small = codec.compress({"w": jax.device_put(x, place)}, lossless=True)
+    assert all(b.meta.binned for b in small.tree["w"].blocks)
+    codec.save_file(small, tmp_path / "x")
+    every = codec.decompress(small), jax.jit(codec.decompress)(small), codec.load_file(tmp_path / "x")
+    assert every[0]["w"].sharding == place
+    for got in every:
+        np.testing.assert_array_equal(bits_of(got["w"]), bits_of(x))
+
+
 @pytest.mark.parametrize("coder", ["rans", "zstd"])
 def test_trees_that_are_carried_elsewhere(coder):
     x = pruned((5000,), "float32", 0.8)
