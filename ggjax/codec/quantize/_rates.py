@@ -54,7 +54,7 @@ def bits_of(s: Sorted, step: float, dead_zone: float) -> float:
     edges = _edges(low + np.arange(BINS + 1.0) * 2.0**shift, step, dead_zone)
     counts = np.diff(np.searchsorted(s.t, edges)).astype(np.float64)
     outside = n - counts.sum()
-    bits = _bits(s, np.append(counts, outside), n * shift + ESCAPE_BITS * outside)
+    bits = _bits(s, np.append(counts, outside), shift, outside)
     of_zero = _edges(np.arange(2.0), step, dead_zone)
     zeros = int(np.diff(np.searchsorted(s.t, of_zero))[0])
     if shift and zeros >= ATOM_SHARE * n:
@@ -63,17 +63,18 @@ def bits_of(s: Sorted, step: float, dead_zone: float) -> float:
             counts[bin_] -= zeros
         else:
             outside -= zeros
-        beside = (counts.sum()) * shift + ESCAPE_BITS * outside + ATOM_BITS * n / s.size
-        with_atom = _bits(s, np.append(counts, (outside, zeros)), beside)
+        with_atom = _bits(s, np.append(counts, (outside, zeros)), counts.sum() * shift / n, outside)
+        with_atom += ATOM_BITS / s.size
         bits = with_atom if with_atom <= WORTH * bits else bits
     return bits + _lanes.overhead_bits(s.size) / s.size
 
 
-def _bits(s: Sorted, counts: np.ndarray, beside: float) -> float:
-    """Bits per weight of tokens that occur so often in a sample, and of what it takes besides."""
+def _bits(s: Sorted, counts: np.ndarray, raw: float, outside: float) -> float:
+    """Bits per weight of tokens that occur so often in a sample, of raw bits, so many per weight, and of
+    exceptions."""
     n = len(s.t)
     p = counts[counts > 0] / n
-    bits = -(p * np.log2(p)).sum() + beside / n + TABLE_ENTRY_BITS * len(p) / s.size
+    bits = -(p * np.log2(p)).sum() + raw + ESCAPE_BITS * outside / n + TABLE_ENTRY_BITS * len(p) / s.size
     if n < s.size:
         bits += (len(p) - 1) / (2 * np.log(2) * n)  # what the entropy of a sample is too low by (Miller, Madow)
     return float(bits)
