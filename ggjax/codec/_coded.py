@@ -21,10 +21,11 @@ class Part(NamedTuple):
     zeros: int
     table: int  # row of ``Coded.tables``
     exceptions: int  # how many of the weights
+    atoms: tuple[int, ...] = ()  # keys that have tokens of their own
 
     @property
     def bins(self) -> _tokens.Bins:
-        return _tokens.Bins(self.base, self.shift)
+        return _tokens.Bins(self.base, self.shift, self.atoms)
 
 
 class Meta(NamedTuple):
@@ -39,6 +40,7 @@ class Meta(NamedTuple):
     coder: str = "rans"  # or "zstd"
     grid: Grid | None = None  # in place of the axis, where columns have classes too
     beyond: tuple[int, ...] = ()  # how many exceptions every chunk has; empty where this is not known
+    binned: tuple[int, ...] = ()  # where a part has atoms: how many tokens of every chunk have raw bits
 
     @property
     def size(self) -> int:

@@ -63,7 +63,8 @@ def compress(
         decibels. Leaves that come out exact do not count.
       step_per_std: choose the step of every leaf as so many of its standard deviations.
       rf8: keep the 8-bit codes of ``ggjax.rf8``, one exponent a leaf.
-      lossless: keep every bit: of NaN, infinities, -0 and subnormals too; of all floating leaves.
+      lossless: keep every bit: of NaN, infinities, -0 and subnormals too; of all floating leaves. The zeros of
+        pruned weights take little more than their entropy.
       dead_zone: in [0, 0.5): levels are sign(w) floor(|w| / step + 1/2 - dead_zone), nearer to 0 than rounded,
         for fewer bits at a higher error.
       centroids: decode a level to the mean of the weights that it stands for instead of to the middle of its

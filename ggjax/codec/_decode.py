@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax.codec import _grid
+from ggjax.codec import _grid, _raw
 from ggjax.codec._coded import Coded, Meta, Part
-from ggjax.codec._host import FEW, in_parallel, namespace_of, outside_trace, padded
+from ggjax.codec._host import FEW, in_parallel, outside_trace, padded
 from ggjax.codec._layout import codes_of, layout_of
 from ggjax.codec.entropy import _planes, _tokens
 from ggjax.codec.entropy._chunks import Chunk, Damaged
@@ -87,6 +87,7 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
             each = list(itertools.islice(tokens, len(some)))
             token = np.concatenate(each)
             raw = c.raw[some[0].raw.start : some[-1].raw.stop]
+            binned = [chunk.binned for chunk in some]
             found = tuple(np.count_nonzero(t == 0) for t in each)
             beyond, told = sum(found), meta.beyond[done + i : done + i + len(some)]
             if used + beyond > p.exceptions:
@@ -97,7 +98,7 @@ def _array(c: Coded, tokens: Any, where: str) -> np.ndarray:
                 )
             own = exceptions[used : used + beyond]
             used += beyond
-            x = values(f"{where}: part {k}", meta, p, token, raw, own)
+            x = values(f"{where}: part {k}", meta, p, token, raw, own, binned)
             flat[some[0].start : some[0].start + len(x)] = x
         if used != p.exceptions:
             raise Damaged(f"{where}: part {k} has {used} exceptions, its meta states {p.exceptions}")
@@ -141,44 +142,67 @@ def dtype_of(meta: Meta) -> str:
     return str(jax.dtypes.canonicalize_dtype(meta.dtype))
 
 
-def values(where: str, meta: Meta, p: Part, token: np.ndarray, raw: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """The values of up to ``_GROUP`` chunks of a part, of their tokens, raw bits and exceptions.
+def values(
+    where: str,
+    meta: Meta,
+    p: Part,
+    token: np.ndarray,
+    raw: np.ndarray,
+    own: np.ndarray,
+    binned: Sequence[int],
+) -> np.ndarray:
+    """The values of up to ``_GROUP`` chunks of a part.
+
+    Args:
+      where: for messages.
+      meta, p: of the array, of the part.
+      token: of these chunks, one after another.
+      raw: their raw bits, uint8.
+      own: their exceptions.
+      binned: how many tokens of each have raw bits, where not all have.
 
     Raises:
-      Damaged: one of their keys is none that a weight can have.
+      Damaged: one of their keys is none that a weight can have, or not so many tokens have raw bits.
     """
-    end = QUANTIZERS[meta.kind].keys(meta.params, meta.dtype, p.zeros)
-    _check_keys(where, end, p, token, raw, own)
-    x = _values(meta, p, token, raw)
+    if p.atoms:
+        bits = _raw.spread(where, p, token, raw, binned)
+    else:
+        bits = _raw.unpack(raw, len(token), p.shift) if p.shift else None
+    _check_keys(where, QUANTIZERS[meta.kind].keys(meta.params, meta.dtype, p.zeros), p, token, bits, own)
+    x = _values(meta, p, token, bits)
     if len(own):
         x[token == 0] = _values_of_these(meta, p, own)
     return x
 
 
-def _check_keys(where: str, end: int, p: Part, token: np.ndarray, raw: np.ndarray, own: np.ndarray) -> None:
+def _keys_of(p: Part, token: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
+    window = np.uint32(p.base), np.uint32(p.shift), _tokens.joining(p.atoms)
+    return _tokens.join(token, np.uint32(0) if bits is None else bits, *window)
+
+
+def _check_keys(
+    where: str, end: int, p: Part, token: np.ndarray, bits: np.ndarray | None, own: np.ndarray
+) -> None:
     """Raise ``Damaged`` where a key, or one of a part's own exceptions, is one that no weight has."""
     if end == 1 << 32:  # every key is one that a weight can have
         return
-    most = p.base + (int(token.max()) << p.shift)
+    most = p.base + (max(int(token.max()) - len(p.atoms), 0) << p.shift)
     if most > end:  # not often: the window may reach further than its keys
-        low = unpack_raw(raw, len(token), p.shift) if p.shift else np.uint32(0)
-        keys = _tokens.join(token, low, np.uint32(p.base), np.uint32(p.shift))
-        most = int(np.where(token == 0, 0, keys).max()) + 1
+        most = int(np.where(token == 0, 0, _keys_of(p, token, bits)).max()) + 1
     most = max(most, int(own.max(initial=0)) + 1)
     if most > end:
         raise Damaged(f"{where}: has the key {most - 1}, expected less than {end}")
 
 
-def _values(meta: Meta, p: Part, token: np.ndarray, raw: np.ndarray) -> np.ndarray:
+def _values(meta: Meta, p: Part, token: np.ndarray, bits: np.ndarray | None) -> np.ndarray:
     """The values of up to ``_GROUP`` chunks; those of exceptions are to be replaced."""
-    bits = unpack_raw(raw, len(token), p.shift) if p.shift else None
-    window = np.uint32(p.base), np.uint32(p.shift)
     if len(token) < FEW:
-        return _values_of_keys(meta, p, _tokens.join(token, np.uint32(0) if bits is None else bits, *window))
+        return _values_of_keys(meta, p, _keys_of(p, token, bits))
     number = CHUNK if len(token) <= CHUNK else _GROUP * CHUNK
     bits = None if bits is None else padded(bits, number)
     arguments = QUANTIZERS[meta.kind].arguments(meta.params)
     program = functools.partial(_program_of_tokens, kind=meta.kind, dtype=dtype_of(meta))
+    window = np.uint32(p.base), np.uint32(p.shift), _tokens.joining(p.atoms)
     values = program(padded(token, number), bits, *window, arguments, np.uint32(p.zeros))
     return np.array(np.asarray(values)[: len(token)])  # to be written to
 
@@ -199,31 +223,20 @@ def _values_of_keys(meta: Meta, p: Part, keys: np.ndarray) -> np.ndarray:
     return quantizer.values_of(keys, meta.dtype, quantizer.arguments(meta.params), np.uint32(p.zeros))
 
 
-def unpack_raw(data: Any, size: int, shift: int) -> Any:
-    """The raw bits, uint32 (size,), of whole chunks and a last, shorter one. NumPy or JAX arrays."""
-    full, rest = divmod(size, CHUNK)
-    each = _planes.nbytes(CHUNK, shift)
-    pieces = []
-    if full:
-        pieces.append(_planes.unpack(data[: full * each].reshape(full, each), CHUNK, shift).reshape(-1))
-    if rest:
-        pieces.append(_planes.unpack(data[full * each :], _planes.padded(rest), shift)[:rest])
-    return pieces[0] if len(pieces) == 1 else namespace_of(data).concatenate(pieces)
-
-
 @functools.partial(jax.jit, static_argnames=("kind", "dtype"))
 def _program_of_tokens(
     token: jax.Array,
     raw: jax.Array | None,
     base: jax.Array,
     shift: jax.Array,
+    atoms: tuple[jax.Array, jax.Array] | None,
     arguments: tuple[Any, ...],
     zeros: jax.Array,
     *,
     kind: str,
     dtype: str,
 ) -> jax.Array:
-    key = _tokens.join(token, np.uint32(0) if raw is None else raw, base, shift)
+    key = _tokens.join(token, np.uint32(0) if raw is None else raw, base, shift, atoms)
     return QUANTIZERS[kind].values_of(key, dtype, arguments, zeros)
 
 

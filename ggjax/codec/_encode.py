@@ -1,35 +1,31 @@
 """From arrays to their coded form: windows, tokens and tables on the way, the entropy code at the end."""
 
-import functools
 import itertools
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ggjax.codec import _grid
 from ggjax.codec._coded import Coded, Meta, Part
-from ggjax.codec._host import FEW, concatenated, padded
+from ggjax.codec._host import concatenated
+from ggjax.codec._tokenize import PartTokens, tokenized
 from ggjax.codec.entropy import _lanes, _models, _planes, _side, _tokens
 from ggjax.codec.entropy._coders import CODERS
-from ggjax.codec.entropy._lanes import CHUNK
 from ggjax.codec.quantize import _crossings, _rows
 from ggjax.codec.quantize._quantizers import QUANTIZERS, choices
 from ggjax.codec.quantize._scaled import Scaled
 from ggjax.codec.quantize._summary import spread_out
-
-_GROUP = 4
-"""Chunks that are turned into tokens at a time, at most; on a CPU one, which is as fast and a program less."""
 
 KNOWN_TABLES = 64
 """How many tables made before are tried, at most."""
 
 DESCRIPTION = 30
 """About the bytes of an array in the metadata."""
+
+DESCRIPTION_OF_ATOMS = 45
+"""About what it takes more where there are atoms."""
 
 PARAMETER = 0.6  # about the bytes in a file of each character of the parameters
 
@@ -38,18 +34,9 @@ class Tokens(NamedTuple):
     """An array before its entropy code."""
 
     meta: Meta  # the tables of its parts are not chosen yet
-    parts: list["PartTokens"]
+    parts: list[PartTokens]
     classes: np.ndarray
     steps: np.ndarray = np.zeros(0, np.int8)
-
-
-class PartTokens(NamedTuple):
-    """A part before its entropy code."""
-
-    chunks: list[np.ndarray]  # uint8, each of up to CHUNK tokens
-    raw: np.ndarray  # uint8
-    counts: np.ndarray  # of the tokens, int64 (256,)
-    exceptions: np.ndarray  # keys, uint32
 
 
 def tokens_of(
@@ -78,8 +65,8 @@ def tokens_of(
     for flat, zeros in zip(_rows.parts_of(ready.x, rows), rows.zeros, strict=True):
         sample = _rows.sample_keys(flat, quantizer, ready.settings, zeros)
         bins, _ = _tokens.choose_bins(sample, len(flat), signed=quantizer.signed)
-        tokens.append(_tokenize(flat, bins, kind, ready.settings, zeros))
-        parts.append(Part(len(flat), *bins, zeros, 0, len(tokens[-1].exceptions)))
+        tokens.append(tokenized(flat, bins, kind, ready.settings, zeros))
+        parts.append(_part(len(flat), bins, zeros, tokens[-1]))
     meta = Meta(x.shape, str(x.dtype), kind, ready.params, tuple(parts), rows.axis)
     return Tokens(meta, tokens, _pack_classes(rows.classes, meta.class_bits))
 
@@ -100,10 +87,15 @@ def tokens_of_levels(levels: np.ndarray, steps: np.ndarray, params: Scaled, dtyp
     for flat in _grid.cut(grid, chosen.rows, chosen.columns, matrix):
         sample = spread_out(flat, 1 << 15).view(np.uint32)
         bins, _ = _tokens.choose_bins(sample, len(flat), signed=True)
-        tokens.append(_tokenize(flat, bins, "scaled", (), 0))
-        parts.append(Part(len(flat), *bins, 0, 0, len(tokens[-1].exceptions)))
+        tokens.append(tokenized(flat, bins, "scaled", (), 0))
+        parts.append(_part(len(flat), bins, 0, tokens[-1]))
     meta = Meta(params.shape, dtype, "scaled", params, tuple(parts), grid=grid)
     return Tokens(meta, tokens, _grid.pack(grid, chosen.rows, chosen.columns), steps)
+
+
+def _part(size: int, bins: _tokens.Bins, zeros: int, tokens: PartTokens) -> Part:
+    """A part whose table is not chosen yet."""
+    return Part(size, bins.base, bins.shift, zeros, 0, len(tokens.exceptions), bins.atoms)
 
 
 def shortest_tokens(x: np.ndarray, kind: str, *args: Any) -> Tokens | None:
@@ -121,6 +113,8 @@ def nbytes(t: Tokens) -> int:
     said = len(json.dumps(QUANTIZERS[t.meta.kind].stated(t.meta.params)))
     steps = len(_side.pack(t.steps, t.meta.row_steps))
     bits = 8 * (DESCRIPTION + PARAMETER * said + len(t.classes) + steps)
+    atoms = sum(len(p.atoms) for p in t.meta.parts)
+    bits += _tokens.ATOM_BITS * atoms + (8 * DESCRIPTION_OF_ATOMS if atoms else 0)
     for p in t.parts:
         bits += _tokens.entropy_bits(p.counts) + 8 * (len(p.raw) + 4 * len(p.exceptions))
         bits += sum(_lanes.overhead_bits(len(c)) for c in p.chunks)
@@ -159,113 +153,19 @@ def choose_tables(t: Tokens, known: list[np.ndarray]) -> tuple[Meta, np.ndarray]
     return t.meta._replace(parts=tuple(parts)), np.stack(own)
 
 
-def _tokenize(
-    flat: np.ndarray, bins: _tokens.Bins, kind: str, settings: tuple[Any, ...], zeros: int
-) -> PartTokens:
-    if len(flat) < FEW:
-        return _tokenize_few(flat, bins, kind, settings, zeros)
-    chunks, raws, beyond = [], [], []
-    counts = np.zeros(_models.TOKENS, np.int64)
-    most = CHUNK if len(flat) <= CHUNK or jax.default_backend() == "cpu" else _GROUP * CHUNK
-    for start in range(0, len(flat), most):
-        x = flat[start : start + most]
-        token, raw, count = _tokens_of_chunks(
-            padded(x, most).reshape(-1, CHUNK),
-            np.int32(len(x)),
-            settings,
-            np.uint32(zeros),
-            np.uint32(bins.base),
-            np.uint32(bins.shift),
-            kind=kind,
-            with_raw=bins.shift > 0,
-        )
-        token = np.asarray(token).reshape(-1)[: len(x)]
-        counts += np.asarray(count)
-        chunks.extend(np.split(token, range(CHUNK, len(x), CHUNK)))
-        if raw is not None:
-            raws.append(_pack_raw(np.asarray(raw), len(x), bins.shift))
-        if np.asarray(count)[0]:
-            beyond.append(_keys_at(x[token == 0], settings, np.uint32(zeros), kind=kind))
-    return PartTokens(chunks, concatenated(raws, np.uint8), counts, concatenated(beyond, np.uint32))
-
-
-def _tokenize_few(
-    flat: np.ndarray, bins: _tokens.Bins, kind: str, settings: tuple[Any, ...], zeros: int
-) -> PartTokens:
-    """The same on the host, where a program for a whole chunk would take longer."""
-    keys = QUANTIZERS[kind].keys_of(flat, settings, np.uint32(zeros))
-    token, numbers = _tokens.split(keys, np.uint32(bins.base), np.uint32(bins.shift))
-    raw = np.zeros(0, np.uint8)
-    if bins.shift:
-        raw = _planes.pack(padded(numbers, _planes.padded(len(numbers))), bins.shift)
-    counts = np.bincount(token, minlength=_models.TOKENS)
-    return PartTokens([token], raw, counts, keys[token == 0])
-
-
-@functools.partial(jax.jit, static_argnames=("kind", "with_raw"))
-def _tokens_of_chunks(
-    x: jax.Array,
-    count: jax.Array,
-    settings: tuple[Any, ...],
-    zeros: jax.Array,
-    base: jax.Array,
-    shift: jax.Array,
-    *,
-    kind: str,
-    with_raw: bool,
-) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """(tokens uint8, raw bits uint32 or None, how often each token occurs int32 (256,)) of whole chunks.
-
-    Args:
-      x: weights (chunks, CHUNK), of which the first ``count`` count; the tokens of the others are 0.
-      count: int32.
-      settings, zeros, base, shift: scalars.
-    """
-    token, raw = _tokens.split(QUANTIZERS[kind].keys_of(x, settings, zeros), base, shift)
-    index = jnp.arange(x.size, dtype=jnp.int32).reshape(x.shape)
-    token = jnp.where(index < count, token, 0)
-
-    def add(i: Any, counts: jax.Array) -> jax.Array:  # piece by piece, which stays in a cache
-        return counts.at[lax.dynamic_index_in_dim(pieces, i, 0, False)].add(1, mode="promise_in_bounds")
-
-    pieces = token.reshape(-1, CHUNK // 4)
-    counts = lax.fori_loop(0, pieces.shape[0], add, jnp.zeros(_tokens.BINS + 1, jnp.int32))
-    counts = counts.at[0].add(count - x.size)
-    return token, raw if with_raw else None, counts
-
-
-def _pack_raw(raw: np.ndarray, size: int, shift: int) -> np.ndarray:
-    """The raw bytes of whole chunks and of a last, shorter one."""
-    full, rest = divmod(size, CHUNK)
-    pieces = [_planes.pack(raw[:full], shift).reshape(-1)] if full else []
-    if rest:
-        pieces.append(_planes.pack(raw[full, : _planes.padded(rest)], shift))
-    return np.concatenate(pieces)
-
-
-def _keys_at(x: np.ndarray, settings: tuple[Any, ...], zeros: Any, *, kind: str) -> np.ndarray:
-    """The keys of some weights, by the program that also makes their tokens: a device may divide otherwise
-    than the host."""
-    piece = 1 << 12 if len(x) <= 1 << 12 else CHUNK
-    out = []
-    for start in range(0, len(x), piece):
-        some = x[start : start + piece]
-        keys = _keys_of(padded(some, piece), settings, zeros, kind=kind)
-        out.append(np.asarray(keys)[: len(some)])
-    return np.concatenate(out)
-
-
-@functools.partial(jax.jit, static_argnames="kind")
-def _keys_of(x: jax.Array, settings: tuple[Any, ...], zeros: Any, *, kind: str) -> jax.Array:
-    return QUANTIZERS[kind].keys_of(x, settings, zeros)
-
-
 def _beyond(t: Tokens) -> tuple[int, ...]:
     """How many exceptions every chunk has, where the numbers of the parts do not tell."""
     if not any(len(p.chunks) > 1 and len(p.exceptions) for p in t.parts):
         return ()
     found = (np.count_nonzero(c == 0) if len(p.exceptions) else 0 for p in t.parts for c in p.chunks)
     return tuple(int(n) for n in found)
+
+
+def _binned(t: Tokens) -> tuple[int, ...]:
+    """How many tokens of every chunk have raw bits, where some may have none."""
+    if not any(p.atoms for p in t.meta.parts):
+        return ()
+    return tuple(n for p in t.parts for n in p.binned)
 
 
 def finish(arrays: Sequence[Tokens], known: list[np.ndarray], coder: str) -> list[Coded]:
@@ -276,7 +176,7 @@ def finish(arrays: Sequence[Tokens], known: list[np.ndarray], coder: str) -> lis
             meta, tables = choose_tables(t, known)
         else:
             meta, tables = t.meta, np.zeros((0, _models.TOKENS), np.uint16)
-        chosen.append((meta._replace(coder=coder, beyond=_beyond(t)), tables))
+        chosen.append((meta._replace(coder=coder, beyond=_beyond(t), binned=_binned(t)), tables))
         for p, tokens in zip(meta.parts, t.parts, strict=True):
             table = tables[p.table] if len(tables) else None
             jobs.extend((chunk, table) for chunk in tokens.chunks)

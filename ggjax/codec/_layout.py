@@ -23,6 +23,7 @@ class Piece(NamedTuple):
     states: slice
     counts: slice
     raw: slice  # bytes
+    binned: int  # tokens that have raw bits: all, where the part has no atoms
 
 
 class Layout(NamedTuple):
@@ -67,14 +68,16 @@ def layout_of(meta: Meta) -> Layout:
     """The layout of an array."""
     coder = CODERS[meta.coder]
     parts, exceptions = [], []
-    state = count = byte = exception = 0
+    state = count = byte = exception = number = 0
     for k, p in enumerate(meta.parts):
         chunks = []
         for i, n in enumerate(_lanes.chunk_sizes(p.size)):
             states = slice(state, state + coder.states(n))
             counts = slice(count, count + coder.counts(n))
-            raw = slice(byte, byte + _planes.nbytes(n, p.shift))
-            chunks.append(Piece(k, i * _lanes.CHUNK, n, states, counts, raw))
+            binned = meta.binned[number] if meta.binned else n
+            raw = slice(byte, byte + _planes.nbytes(binned, p.shift))
+            chunks.append(Piece(k, i * _lanes.CHUNK, n, states, counts, raw, binned))
+            number += 1
             state, count, byte = states.stop, counts.stop, raw.stop
         parts.append(tuple(chunks))
         exceptions.append(slice(exception, exception + p.exceptions))

@@ -38,8 +38,9 @@ def _meta_of(t: dict[str, Any]) -> Meta:
     shape, kind, dtype = tuple(t["shape"]), t["kind"], t["dtype"]
     params = QUANTIZERS[kind].read(t["params"], dtype, shape)
     grid = Grid(*map(tuple, t["grid"])) if t["grid"] else None
-    parts = tuple(Part(*p) for p in t["parts"])
-    return Meta(shape, dtype, kind, params, parts, t["axis"], t["coder"], grid, tuple(t.get("beyond", ())))
+    parts = tuple(Part(*p)._replace(atoms=tuple(*p[6:])) for p in t["parts"])
+    counts = (tuple(t.get(n, ())) for n in ("beyond", "binned"))
+    return Meta(shape, dtype, kind, params, parts, t["axis"], t["coder"], grid, *counts)
 
 
 def _state_of(x: Any) -> dict[str, Any]:

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax.codec import _grid
+from ggjax.codec import _grid, _raw
 from ggjax.codec._coded import Coded, Meta
-from ggjax.codec._decode import dtype_of, row_classes, unpack_raw
+from ggjax.codec._decode import dtype_of, row_classes
 from ggjax.codec._layout import Piece, layout_of
 from ggjax.codec.entropy import _lanes, _models, _rans, _tokens
 from ggjax.codec.quantize._quantizers import QUANTIZERS
@@ -31,8 +31,14 @@ def array(c: Coded) -> jax.Array:
     for p, chunks, beyond in zip(meta.parts, layout.parts, layout.exceptions, strict=True):
         tokens = _tokens_of(tile, chunks)
         bits = raw[chunks[0].raw.start : chunks[-1].raw.stop]
-        low = unpack_raw(bits, p.size, p.shift) if p.shift else jnp.uint32(0)
-        keys = _tokens.join(tokens, low, jnp.uint32(p.base), jnp.uint32(p.shift))
+        if not p.shift:
+            low = jnp.uint32(0)
+        elif p.atoms:
+            low = _raw.spread_traced(p, tokens, bits, chunks)
+        else:
+            low = _raw.unpack(bits, p.size, p.shift)
+        atoms = jax.tree.map(jnp.asarray, _tokens.joining(p.atoms))
+        keys = _tokens.join(tokens, low, jnp.uint32(p.base), jnp.uint32(p.shift), atoms)
         if p.exceptions:
             where = jnp.flatnonzero(tokens == 0, size=p.exceptions, fill_value=p.size)
             keys = keys.at[where].set(exceptions[beyond], mode="drop")

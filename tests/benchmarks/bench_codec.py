@@ -10,10 +10,12 @@ millions of symbols a second, the best of several runs taken in turn, for the en
 bytes and bytes to symbols; lossless rates are those of all the work, and lmzip's from file to file. Every peer
 must give its input back before it is timed.
 
-A table of its own compares one step for all weights with a scale for every row, as ``row_scales`` tells.
+A table of its own compares one step for all weights with a scale for every row, as ``row_scales`` tells;
+another one has lossless sizes of weights of which those of the smallest magnitude are pruned.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import subprocess
@@ -97,6 +99,25 @@ def lossless(tensors: dict[str, np.ndarray], dtype: Any) -> None:
     show(f"Lossless {np.dtype(dtype)}", measured(peers, n), n, "zipnn")
 
 
+def pruned(tensors: dict[str, np.ndarray]) -> None:
+    """Lossless sizes where the smallest weights of each tensor are 0."""
+    n = sum(x.size for x in tensors.values())
+    print(
+        f"\nLossless, pruned by magnitude, {n:,} weights: bits of our file, and of zstd -19 where it is there"
+    )
+    for dtype in (jnp.float32, jnp.bfloat16):
+        for share in (0.5, 0.8, 0.95):
+            cuts = {k: np.quantile(np.abs(x), share) for k, x in tensors.items()}
+            arrays = {k: np.where(np.abs(x) < cuts[k], 0, x).astype(dtype) for k, x in tensors.items()}
+            bits = [8 * file_size(arrays, lossless=True) / n]
+            with contextlib.suppress(ImportError):
+                import zstandard
+
+                coder = zstandard.ZstdCompressor(level=19)
+                bits.append(8 * sum(len(coder.compress(x.tobytes())) for x in arrays.values()) / n)
+            print(f"{np.dtype(dtype)!s:<10} {share:4.0%} {'  '.join(f'{b:8.3f}' for b in bits)}")
+
+
 def compilations(leaves: int = 200) -> None:
     """How many programs a checkpoint of many shapes takes, and how long they take to compile."""
     rng = np.random.default_rng(0)
@@ -173,6 +194,7 @@ def main() -> None:
     row_scales.show(tensors)
     lossless(tensors, jnp.bfloat16)
     lossless(tensors, jnp.float32)
+    pruned({k: x.reshape(-1, x.shape[-1])[: max(10**6 // x.shape[-1], 1)] for k, x in tensors.items()})
     compilations(200 // min(scale, 10))
     memory(64 // min(scale, 16))
 

@@ -75,6 +75,17 @@ def one_token_parts(number, coder="rans"):
     return file_of({f"w{i}": (t, data) for i in range(number)}, [table()] if coder == "rans" else [])
 
 
+def many_atoms(number):
+    """Matrices of 256 rows, each row one weight, a part of its own with all the atoms that it can have."""
+    code, classes = lanes(1), bytes(range(256))
+    data = classes + code * 256
+    t = {"crc32": [zlib.crc32(code)] * 256, "bytes": [len(code)] * 256, "dtype": "F32", "shape": [256, 1]}
+    t |= {"quantizer": "uniform", "params": {"step": 0.5}, "axis": 0, "needs": ["atoms"], "binned": [0] * 256}
+    t |= {"parts": {"size": [1] * 256, "atoms": [[*range(-127, 127)]] * 256}}
+    t |= {"sections": {"classes": [256, zlib.crc32(classes)]}}
+    return file_of({f"w{i}": (t, data) for i in range(number)}, [table()])
+
+
 def blocks(number, axes=64):
     """So many blocks of one byte of a leaf of many axes."""
     rest = [1] * (axes - 1)

@@ -36,7 +36,7 @@ NUMBERS = (
 WORDS = (
     "needs coder quantizer leaves start full axis bytes sections params step zeros table rf8 zstd side "
     "names shapes gaps original save row_steps grid rows columns parts limits order rise values exponent steps "
-    "exceptions"
+    "exceptions atoms binned"
 ).split()
 
 

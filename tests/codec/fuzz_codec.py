@@ -76,13 +76,21 @@ def good_files(folder):
         "rows": ({"w": rows}, {"step": 0.2}),
         "blocks": (blocks(rng), {"step": 0.3}),
         "zstd": ({"w": rng.laplace(size=1500).astype(np.float32)}, {"step": 0.5, "coder": "zstd"}),
+        "pruned": (
+            {
+                "w": rng.normal(size=1500).astype(np.float32) * (rng.random(1500) < 0.2),
+                "h": np.where(rng.random(1200) < 0.7, 0, rng.normal(size=1200)).astype(jnp.bfloat16),
+            },
+            {"lossless": True},
+        ),
+        "pruned rows": ({"w": rows * (rng.random(rows.shape) < 0.3)}, {"step": 2.0**-20}),
         "raw": (
             {"w": rng.normal(size=20), "e": np.zeros((0, 3), np.float32), "s": np.float32(2.0)},
             {"step": 1.0},
         ),
     }
     of_zstd = {"coder": "zstd"}
-    for name in ("outlier", "lossless", "ternary", "rf8", "rows"):
+    for name in ("outlier", "lossless", "ternary", "rf8", "rows", "pruned"):
         tree, options = trees[name]
         trees[f"{name} zstd"] = tree, options | of_zstd
     trees["scaled"] = scaled.tree(), {}
@@ -96,6 +104,9 @@ def good_files(folder):
         | {"n": np.int64(3), "m": np.int64(4)},
         {"lossless": True},
     )
+    few = {n: np.where(rng.random(np.shape(x)) < 0.3, x, 0) for n, x in trees["small"][0].items()}
+    trees["pruned small"] = few, {"lossless": True}
+    trees["pruned scaled"] = scaled.pruned(), {}
     for name, (tree, options) in trees.items():
         codec.save_file(tree, os.path.join(folder, f"{name}.ggjax.safetensors"), **options)
     with open(os.path.join(os.path.dirname(__file__), "golden", "version1.json")) as f:
@@ -127,6 +138,7 @@ ATTACKS = [
     (lambda n: attacks.huge(n, "rans", "F8_E4M3"), (1, 40, 200)),
     (attacks.one_token_parts, (1, 5)),
     (lambda n: attacks.one_token_parts(n, "zstd"), (1, 5)),
+    (attacks.many_atoms, (1, 3)),
     (attacks.blocks, (2, 100)),
     (attacks.unused_tables, (2, 3000)),
     (attacks.empty_lists, (2, 300_000)),

@@ -12,16 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.codec.plain_keys import CHUNK_TOKENS, PART_COLUMNS, decode_keys, parts_of
 from tests.codec.plain_scaled import largest_of, scaled_weights
-from tests.codec.plain_streams import (
-    check,
-    decode_rans,
-    decode_zstd,
-    packed_size,
-    read_steps,
-    read_table,
-    unpack,
-)
+from tests.codec.plain_streams import check, packed_size, read_steps, read_table, unpack
 
 _NAMES = (
     "BOOL=bool U8=uint8 I8=int8 U16=uint16 I16=int16 U32=uint32 I32=int32 U64=uint64 I64=int64 F16=float16 "
@@ -29,8 +22,6 @@ _NAMES = (
     "F8_E8M0=float8_e8m0fnu"
 )
 DTYPES = dict(pair.split("=") for pair in _NAMES.split())
-PART_COLUMNS = ("size", "base", "shift", "zeros", "table", "exceptions")
-CHUNK_TOKENS = 2**18
 RF8_FRACTIONS = np.array([-1 / 4, -1 / 8, -1 / 16, 0, 1 / 16, 1 / 8, 1 / 4, 1 / 2], np.float32)
 
 
@@ -144,7 +135,7 @@ def from_version_1(old):
 
 def decode_tensor(data, entry, description, tables):
     """[1, 8] Cut the bytes of a tensor into its sections, check these, and decode them."""
-    check(not description.get("needs"), "needs what this decoder does not know")
+    check(set(description.get("needs", [])) <= {"atoms"}, "needs what this decoder does not know")
     sections = description.get("sections", {})
     before = [sections[name] for name in ("side", "classes", "exceptions", "steps") if name in sections]
     check(len(before) == len(sections), "names of sections")
@@ -166,14 +157,6 @@ def decode_tensor(data, entry, description, tables):
         return data.view(dtype).reshape(shape).copy()
     check([entry["dtype"], entry["shape"]] == ["U8", [data.size]], "header of a coded tensor")
     return decode_sections(side, pieces[len(before) :], description, tables)
-
-
-def parts_of(columns, size):
-    """[2] (n, base, shift, zeros, table, exceptions) of every part."""
-    number = max(map(len, columns.values()), default=1)
-    defaults = [size, 0, 0, 0, 0, 0]
-    lists = [columns.get(k, [default] * number) for k, default in zip(PART_COLUMNS, defaults, strict=True)]
-    return list(zip(*lists, strict=True))
 
 
 def decode_sections(side, chunks, description, tables):
@@ -211,25 +194,6 @@ def decode_sections(side, chunks, description, tables):
     return weights
 
 
-def decode_keys(parts, chunks, exceptions, description, tables):
-    """[2, 5] The keys of every part."""
-    decode_tokens = {"rans": decode_rans, "zstd": decode_zstd}[description.get("coder", "rans")]
-    stated = description.get("exceptions", [None] * len(chunks))
-    for n, base, shift, _, table, exception_count in parts:
-        tokens, raw = [], []
-        for chunk in range(0, n, CHUNK_TOKENS):
-            data, count = chunks.pop(0), min(CHUNK_TOKENS, n - chunk)
-            coded_size = data.size - packed_size(count, shift)
-            check(coded_size >= 0, "size of a chunk")
-            tokens.append(decode_tokens(data[:coded_size], count, tables[table] if tables else None))
-            raw.append(unpack(data[coded_size:], count, shift))
-            check(
-                stated[-1 - len(chunks)] in (None, np.count_nonzero(tokens[-1] == 0)), "exceptions of a chunk"
-            )
-        own_exceptions, exceptions = np.split(exceptions, [exception_count])
-        yield tokens_to_keys(np.concatenate(tokens), np.concatenate(raw), base, shift, own_exceptions)
-
-
 def decode_scaled(side, chunks, description, tables, shape, dtype):
     """[2, 3] The weights of a tensor whose rows and columns have steps."""
     params, grid = description["params"], description["grid"]
@@ -258,14 +222,6 @@ def decode_scaled(side, chunks, description, tables, shape, dtype):
         own, keys[part] = np.split(keys[part], [levels[place].size])
         levels[place] = own.view(np.int32).reshape(levels[place].shape)
     return scaled_weights(levels, read_steps(side, b * m, b * n), params, shape, dtype)
-
-
-def tokens_to_keys(tokens, raw, base, shift, exceptions):
-    """[2] The keys of a part, modulo 2^32."""
-    keys = ((base + ((tokens.astype(np.int64) - 1) << shift) + raw) & 0xFFFFFFFF).astype(np.uint32)
-    check(np.count_nonzero(tokens == 0) == exceptions.size, "number of exceptions")
-    keys[tokens == 0] = exceptions
-    return keys
 
 
 def keys_to_weights(keys, zeros, dtype, description):

@@ -18,6 +18,13 @@ def tree(coder="rans"):
     return Compressed({"w": w, "v": v})
 
 
+def pruned():
+    """A leaf of levels most of which are 0, the others far apart."""
+    i = np.arange(6000)
+    levels = ((i * 7919) % 4096 - 2048) ** 3 // 2**17 * ((i * 7919) % 1013 % 10 < 3)
+    return Compressed({"w": leaf(levels.reshape(1, 60, 100), (60, 100))[0]})
+
+
 def leaf(levels, shape, *, order=(), dtype="float32", coder="rans"):
     """(a leaf of levels (b, m, n), its steps of rows)."""
     b, m, n = levels.shape

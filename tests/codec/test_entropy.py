@@ -89,6 +89,22 @@ def test_planes_round_trip_in_numpy_and_jax(width, n, seed):
     np.testing.assert_array_equal(np.asarray(_planes.unpack(jnp.asarray(data), n, width)), numbers)
 
 
+@given(st.integers(1, 31), st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_single_numbers_of_several_runs(width, sizes, seed):
+    rng = np.random.default_rng(seed)
+    runs = [rng.integers(0, 1 << width, _planes.padded(n), dtype=np.uint32) for n in sizes]
+    data = [np.array([7], np.uint8), *(_planes.pack(r, width) for r in runs)]
+    start = np.cumsum([len(d) for d in data])[:-1]
+    which = np.repeat(np.arange(len(sizes)), sizes)
+    place = np.concatenate([np.arange(n) for n in sizes])
+    given = (start[which], np.maximum([len(r) for r in runs], 16)[which], place)
+    got = _planes.take(
+        jnp.asarray(np.concatenate(data)), *(jnp.asarray(x.astype(np.uint32)) for x in given), width
+    )
+    np.testing.assert_array_equal(got, np.concatenate([r[:n] for r, n in zip(runs, sizes, strict=True)]))
+
+
 @given(
     hnp.arrays(np.uint32, 300, elements=st.integers(0, 2**32 - 1)),
     st.integers(0, 2**32 - 1),
@@ -102,6 +118,27 @@ def test_tokens_and_keys(keys, base, shift):
     np.testing.assert_array_equal(token > 0, inside)
     np.testing.assert_array_equal(back[inside], keys[inside])
     assert (raw < max(1 << shift, 1)).all()
+
+
+@given(
+    hnp.arrays(np.uint32, 60, elements=st.integers(0, 2**32 - 1)),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 31),
+    st.integers(1, 12),
+)
+@settings(max_examples=40, deadline=None)
+def test_tokens_and_keys_with_atoms(keys, base, shift, number):
+    atoms = np.unique(keys)[:number]
+    for xp in (np, jnp):
+        window = xp.uint32(base), xp.uint32(shift)
+        token, raw = _tokens.split(xp.asarray(keys), *window, xp.asarray(atoms))
+        joining = tuple(map(xp.asarray, _tokens.joining(tuple(atoms.tolist()))))
+        back = np.asarray(_tokens.join(token, raw, *window, joining))
+        inside = ((keys.astype(np.int64) - base) % 2**32) >> shift < 255 - len(atoms)
+        is_atom = np.isin(keys, atoms)
+        np.testing.assert_array_equal(back[inside | is_atom], keys[inside | is_atom])
+        np.testing.assert_array_equal(np.asarray(token) > 0, inside | is_atom)
+        np.testing.assert_array_equal(np.asarray(token) > len(atoms), inside & ~is_atom)
 
 
 def scalar_rans(tokens, table):

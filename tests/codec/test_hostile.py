@@ -109,6 +109,7 @@ def test_honest_sparse_weights_are_let_through(tmp_path, options, coder):
 ATTACKS = {
     "huge": 1000,
     "one_token_parts": 60,
+    "many_atoms": 3,
     "blocks": 2000,
     "unused_tables": 80_000,
     "empty_lists": 3_000_000,

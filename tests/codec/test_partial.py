@@ -30,6 +30,11 @@ def drawn(rows_differ=False, columns_differ=False):
     return (x * 2.0 ** rng.integers(0, 4 * columns_differ + 1, SHAPE[1])).astype(np.float32)
 
 
+def pruned(**options):
+    x = drawn(**options)
+    return x * (np.random.default_rng(4).random(SHAPE) < 0.3)
+
+
 def integers():
     return np.arange(math.prod(SHAPE), dtype=np.int32).reshape(SHAPE) % 4093 * 7
 
@@ -47,6 +52,8 @@ KINDS = {
     "rf8": lambda: ({"w": drawn()}, {"rf8": True}),
     "dictionary": lambda: ({"w": np.rint(drawn() * 40).clip(-60, 60) * np.float32(0.3)}, {"lossless": True}),
     "zstd": lambda: ({"w": drawn()}, {"step": 2**-7, "coder": "zstd"}),
+    "pruned": lambda: ({"w": pruned()}, {"lossless": True}),
+    "pruned rows": lambda: ({"w": pruned(rows_differ=True)}, {"step": 2**-16}),
     "plain": lambda: ({"w": integers()}, {"step": 1.0}),
     "scaled": lambda: (scaled_tree(), {}),
 }
@@ -119,12 +126,13 @@ def test_the_kinds_are_what_they_are_called(saved):
 
     axes = {kind: meta(kind).axis for kind in KINDS if meta(kind)}
     assert axes["rows"] == 0 and axes["columns"] == -1 and axes["uniform"] is None is axes["stack"]
+    assert axes["pruned rows"] == 0 and all(p.atoms for k in ("pruned", "pruned rows") for p in meta(k).parts)
     assert meta("plain") is None and meta("scaled").grid and meta("zstd").coder == "zstd"
     assert {meta(k).kind for k in ("rf8", "dictionary")} == {"rf8", "dictionary"}
     assert all(sum(p.exceptions for p in meta(k).parts) > 20 for k in ("uniform", "rows", "stack"))
 
 
-@pytest.mark.parametrize("kind", ["uniform", "stack", "zstd"])
+@pytest.mark.parametrize("kind", ["uniform", "stack", "zstd", "pruned"])
 def test_a_process_reads_the_chunks_that_it_needs(saved, read, kind):
     path, want = saved(kind)
     total = 0

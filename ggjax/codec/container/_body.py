@@ -16,7 +16,7 @@ KEY = "ggjax"
 NO_CRC = "00000000"
 """What stands in place of the checksum while it is computed."""
 
-FEATURES: frozenset[str] = frozenset()
+FEATURES = frozenset({"atoms"})
 """What a tensor may need of a reader beyond version 2, and this one understands."""
 
 QUANTIZERS = ("uniform", "rf8", "lossless", "dictionary", "scaled")

@@ -15,12 +15,13 @@ from ggjax.codec.container._header import Entry
 from ggjax.codec.container._metadata import Piece, Shape, Stored
 from ggjax.codec.entropy import _lanes, _rans
 from ggjax.codec.entropy._coders import CODERS
+from ggjax.codec.entropy._tokens import BINS
 from ggjax.codec.quantize._quantizers import QUANTIZERS
 
 MAX_PARTS = 256
 KNOWN = frozenset(
-    "axis bytes coder crc32 dtype exceptions full grid leaf leaves needs params parts quantizer sections shape "
-    "start".split()
+    "axis binned bytes coder crc32 dtype exceptions full grid leaf leaves needs params parts quantizer "
+    "sections shape start".split()
 )
 
 SECTIONS = ("side", "classes", "exceptions", "steps")
@@ -161,7 +162,8 @@ def _grid_of(t: Any) -> Grid:
 
 
 def _parts(t: Any, size: int, grid: Grid | None) -> tuple[Part, ...]:
-    need(isinstance(t, dict) and t.keys() <= PART.keys(), f"parts must have lists of {', '.join(PART)}")
+    good = isinstance(t, dict) and t.keys() <= PART.keys() | {"atoms"}
+    need(good, f"parts must have lists of {', '.join(PART)}")
     need(all(isinstance(c, list) and 1 <= len(c) <= MAX_PARTS for c in t.values()), "parts must be lists")
     sizes = grid.sizes if grid else []
     number = len(sizes) or len(next(iter(t.values()), [0]))
@@ -170,10 +172,23 @@ def _parts(t: Any, size: int, grid: Grid | None) -> tuple[Part, ...]:
     if grid:
         need("size" not in t, "the grid says the sizes of its parts")
         columns["size"] = sizes
-    need(all(len(c) == number for c in columns.values()), "lists of parts of different lengths")
-    base = all(type(b) is int and -(1 << 31) <= b < 1 << 31 for b in columns["base"])
-    need(base and all(is_count(v) for n, c in columns.items() if n != "base" for v in c), "a part is no number")
-    return tuple(Part(n, b % (1 << 32), *rest) for n, b, *rest in zip(*columns.values(), strict=True))
+    atoms = t.get("atoms", [[]] * number)
+    same = all(len(c) == number for c in (atoms, *columns.values()))
+    need(same, "lists of parts of different lengths")
+    need(all(map(_is_key, columns["base"])), "a part begins at no key")
+    need(all(is_count(v) for n, c in columns.items() if n != "base" for v in c), "a part is no number")
+    need(all(map(_are_atoms, atoms)), f"atoms must be up to {BINS - 1} different keys")
+    keys = (tuple(a % (1 << 32) for a in own) for own in atoms)
+    parts = (Part(n, b % (1 << 32), *rest) for n, b, *rest in zip(*columns.values(), strict=True))
+    return tuple(p._replace(atoms=own) for p, own in zip(parts, keys, strict=True))
+
+
+def _is_key(x: Any) -> bool:
+    return type(x) is int and -(1 << 31) <= x < 1 << 31
+
+
+def _are_atoms(x: Any) -> bool:
+    return isinstance(x, list) and len(x) < BINS and all(map(_is_key, x)) and len(set(x)) == len(x)
 
 
 def _meta(t: dict[str, Any], dtype: str, shape: Shape, tables: int) -> Meta:
@@ -204,7 +219,26 @@ def _meta(t: dict[str, Any], dtype: str, shape: Shape, tables: int) -> Meta:
     if grid is not None:
         want = len(read.limits) * read.rows, read.columns
         need(grid.shape == want, f"a grid of {grid.shape[0]} rows and {grid.shape[1]} columns, expected {want}")
-    return Meta(shape, name, kind, read, parts, axis, coder, grid, _beyond(t.get("exceptions", []), parts))
+    keys = (quantizer.keys(read, name, p.zeros) for p in parts)
+    good = all(a < end for p, end in zip(parts, keys, strict=True) for a in p.atoms)
+    need(good, "an atom is no key that a weight has")
+    beyond = _beyond(t.get("exceptions", []), parts)
+    return Meta(shape, name, kind, read, parts, axis, coder, grid, beyond, _binned(t, parts))
+
+
+def _binned(t: dict[str, Any], parts: tuple[Part, ...]) -> tuple[int, ...]:
+    """How many tokens of each chunk have raw bits; the file tells it where there are atoms, and only there."""
+    told = ["atoms" in t.get("needs", []), "atoms" in t.get("parts", {}), "binned" in t]
+    need(len(set(told)) == 1, "atoms need a list of them, a list of binned tokens, and to be needed")
+    found = t.get("binned", [])
+    need(isinstance(found, list) and all(map(is_count, found)), "binned must be a list of numbers")
+    number = sum(_lanes.number_of_chunks(p.size) for p in parts)
+    need(not told[0] or len(found) == number, f"binned tokens of {len(found)} chunks, expected {number}")
+    sizes = ((p, n) for p in parts for n in _lanes.chunk_sizes(p.size)) if found else ()
+    for i, (n, (p, size)) in enumerate(zip(found, sizes, strict=False)):
+        good = n <= size if p.atoms else n == size
+        need(good, f"chunk {i} has {n} binned tokens, expected {'up to ' if p.atoms else ''}{size}")
+    return tuple(found)
 
 
 def _beyond(t: Any, parts: tuple[Part, ...]) -> tuple[int, ...]:

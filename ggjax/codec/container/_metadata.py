@@ -89,6 +89,9 @@ def describe(
         if len(parts) == 1 or meta.grid:
             del columns["size"]
         out["parts"] = {n: c for n, c in columns.items() if any(v != PART[n] for v in c)}
+        if meta.binned:
+            out |= {"needs": ["atoms"], "binned": list(meta.binned)}
+            out["parts"]["atoms"] = [[_signed(key) for key in p.atoms] for p in parts]
         optional = {
             "params": QUANTIZERS[meta.kind].stated(meta.params),
             "axis": meta.axis,

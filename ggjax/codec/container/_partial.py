@@ -179,8 +179,9 @@ def _take(where: str, c: Coding, meta: Meta, t: Target, j: int, token: np.ndarra
     beyond[j] = found
     own = _own(where, c.sections.exceptions[c.layout.exceptions[t.part]], beyond, j)
     if j in t.wanted:
-        x = _decode.values(where, meta, meta.parts[t.part], token, raw, own)
-        at = c.layout.parts[t.part][j].start - t.first
+        place = c.layout.parts[t.part][j]
+        x = _decode.values(where, meta, meta.parts[t.part], token, raw, own, [place.binned])
+        at = place.start - t.first
         low, high = max(at, 0), min(at + len(x), len(t.flat))
         t.flat[low:high] = x[low - at : high - at]
 

@@ -9,6 +9,7 @@ the i-th part of n w / 8 numbers in bits i w to i w + w - 1 of byte j.
 import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -116,3 +117,30 @@ def _unpack(data: np.ndarray, n: int, width: int) -> np.ndarray:
                 numbers = plane >> np.uint8(i * bits) & np.uint8((1 << bits) - 1)
             out[..., i * size : i * size + numbers.shape[-1]] |= numbers.astype(np.uint32) << np.uint32(place)
     return out
+
+
+def take(data: jax.Array, start: jax.Array, size: jax.Array, place: jax.Array, width: int) -> jax.Array:
+    """Single numbers, uint32, of packed runs of different sizes. A place beyond its run gives anything.
+
+    Args:
+      data: uint8 (any, at least 1), the runs.
+      start: uint32, where the run of each number begins; like ``size`` it broadcasts to the shape of ``place``.
+      size: uint32, the numbers of that run, a multiple of 16 and not 0.
+      place: uint32, which of these it is.
+      width: of the numbers, in bits.
+    """
+
+    def at(index: jax.Array) -> jax.Array:
+        return data.at[index].get(mode="clip", wrap_negative_indices=False).astype(jnp.uint32)
+
+    total = jnp.zeros(place.shape, jnp.uint32)
+    for bits, low in planes(width):
+        begin, part = start + size * low // 8, size * bits // 8
+        if bits == 16:
+            number = at(begin + 2 * place) | at(begin + 2 * place + 1) << 8
+        elif bits == 8:
+            number = at(begin + place)
+        else:
+            number = at(begin + place % part) >> (place // part * bits) & ((1 << bits) - 1)
+        total = total | number << low
+    return total

@@ -8,7 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ggjax.codec.entropy import _lanes
-from ggjax.codec.entropy._tokens import BINS, ESCAPE_BITS, TABLE_ENTRY_BITS
+from ggjax.codec.entropy._tokens import (
+    ATOM_BITS,
+    ATOM_SHARE,
+    BINS,
+    ESCAPE_BITS,
+    TABLE_ENTRY_BITS,
+    WORTH,
+)
 
 MOST_BINS = 1 << 12
 """Finer levels than these are counted several together."""
@@ -31,7 +38,10 @@ def sort(sample: np.ndarray, size: int) -> Sorted:
 
 
 def bits_of(s: Sorted, step: float, dead_zone: float) -> float:
-    """Bits per weight of a leaf that is rounded: tokens, raw bits, exceptions, table, lanes."""
+    """Bits per weight of a leaf that is rounded: tokens, raw bits, exceptions, table, lanes.
+
+    The zeros are an atom where that pays; of other atoms a sample of sorted weights tells too little.
+    """
     n = len(s.t)
     rare = n // 1000
     low, high = _level(s.t[[rare, n - 1 - rare]], step, dead_zone)
@@ -44,12 +54,30 @@ def bits_of(s: Sorted, step: float, dead_zone: float) -> float:
     edges = _edges(low + np.arange(BINS + 1.0) * 2.0**shift, step, dead_zone)
     counts = np.diff(np.searchsorted(s.t, edges)).astype(np.float64)
     outside = n - counts.sum()
-    p = np.append(counts, outside)
-    p = p[p > 0] / n
-    bits = -(p * np.log2(p)).sum() + shift + ESCAPE_BITS * outside / n + TABLE_ENTRY_BITS * len(p) / s.size
+    bits = _bits(s, np.append(counts, outside), shift, outside)
+    of_zero = _edges(np.arange(2.0), step, dead_zone)
+    zeros = int(np.diff(np.searchsorted(s.t, of_zero))[0])
+    if shift and zeros >= ATOM_SHARE * n:
+        bin_ = int(-low // 2.0**shift)
+        if 0 <= bin_ < BINS:
+            counts[bin_] -= zeros
+        else:
+            outside -= zeros
+        with_atom = _bits(s, np.append(counts, (outside, zeros)), counts.sum() * shift / n, outside)
+        with_atom += ATOM_BITS / s.size
+        bits = with_atom if with_atom <= WORTH * bits else bits
+    return bits + _lanes.overhead_bits(s.size) / s.size
+
+
+def _bits(s: Sorted, counts: np.ndarray, raw: float, outside: float) -> float:
+    """Bits per weight of tokens that occur so often in a sample, of raw bits, so many per weight, and of
+    exceptions."""
+    n = len(s.t)
+    p = counts[counts > 0] / n
+    bits = -(p * np.log2(p)).sum() + raw + ESCAPE_BITS * outside / n + TABLE_ENTRY_BITS * len(p) / s.size
     if n < s.size:
         bits += (len(p) - 1) / (2 * np.log(2) * n)  # what the entropy of a sample is too low by (Miller, Madow)
-    return float(bits + _lanes.overhead_bits(s.size) / s.size)
+    return float(bits)
 
 
 def noise_of(s: Sorted, step: float, dead_zone: float, centroids: bool) -> float:

@@ -151,7 +151,11 @@ def _sample_cost(
         if rows.size:
             keys = sample_keys(rows, quantizer, settings, z, size=1 << 13)
             share = rows.size / part.size
-            total += share * _tokens.choose_bins(keys, int(share * size), signed=quantizer.signed)[1]
+            bins, bits = _tokens.choose_bins(keys, int(share * size), signed=quantizer.signed)
+            if bins.atoms:  # few keys do not tell well enough how many are atoms: classes would seem to differ
+                keys = quantizer.keys_of(rows, settings, np.uint32(z))
+                bits = _tokens.bits_of(bins, keys, int(share * size))
+            total += share * bits
     return total
 
 
