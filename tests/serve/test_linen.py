@@ -1,12 +1,14 @@
 """Flax linen models with small weights compute what they compute with the decoded ones."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 
 from ggjax import rf8, serve
 
@@ -34,7 +36,7 @@ class Own(nn.Module):
         w = self.param("kernel", init, (8, 12))
         a, b = self.param("a", init, (8, 2)), self.param("b", init, (2, 12))
         scale = self.param("scale", nn.initializers.ones, (12,))
-        return (x @ w + x @ a @ b) * scale
+        return (x @ w + x @ a @ b) * scale[None, None]
 
 
 class Layer(nn.Module):
@@ -74,7 +76,7 @@ def test_layers_multiply_in_place(name, small, decoded, assert_same):
     model = MODELS[name]
     variables = small(made(model, X))
     found = jax.jit(functools.partial(serve.apply, model))(variables, X)
-    assert not decoded
+    assert max(map(math.prod, decoded), default=0) <= 16  # biases at most
     assert_same(found, model.apply(rf8.tree_decode(variables), X))
 
 
@@ -104,9 +106,9 @@ def test_embeddings(dtype, small, decoded, assert_same):
 )
 def test_dtypes_are_those_of_the_model(options, small, assert_same):
     model = nn.Dense(12, **options)
-    variables = small(made(model, X))
-    for x in (X, X.astype(jnp.bfloat16)):
-        with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"):
+        variables = small(made(model, X))
+        for x in (X, X.astype(jnp.bfloat16)):
             found = serve.apply(model, variables, x)
             assert_same(found, model.apply(rf8.tree_decode(variables), x), 0.01)
 
@@ -137,7 +139,7 @@ def test_partitioned_weights_and_gradients(assert_same):
 
 def test_messages(small):
     variables = small(made(MODELS["Dense"], X))
-    with pytest.raises(nn.errors.ScopeParamShapeError if hasattr(nn, "errors") else Exception, match="kernel"):
+    with pytest.raises(ScopeParamShapeError, match=r'"kernel" in "/": \(8, 12\) vs \(8, 7\)'):
         serve.apply(nn.Dense(7), variables, X)
     with pytest.raises(TypeError, match="must have an apply or be a function, got dict"):
         serve.apply({}, variables, X)
