@@ -9,5 +9,6 @@ The file of each idea: ``_rules`` (derivatives, vmap, meshes, platforms), ``_loo
 ``_kernel`` (in Pallas, for GPUs and TPUs).
 """
 
+from ggjax._internal.tiled._loops import Decode as Decode
 from ggjax._internal.tiled._rules import dot as dot
 from ggjax._internal.tiled._rules import dot_transposed as dot_transposed
