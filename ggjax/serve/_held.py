@@ -1,31 +1,51 @@
 """A small array where a traced program has a float array."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from ggjax.serve import _kinds
 
 
 class Held(NamedTuple):
-    """A small array as the program sees it: with axes in another order, cast to another dtype."""
+    """A small array as the program sees it: with axes in another order, with more of size 1, cast."""
 
     array: Any
-    order: tuple[int, ...]  # axis i of the program's array is axis order[i] of the small one
+    order: tuple[int | None, ...]  # which axis of the small array an axis of the program's is; None: of size 1
     dtype: Any  # of the program's array
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape[a] for a in self.order)
+        return tuple(1 if a is None else self.array.shape[a] for a in self.order)
 
     @property
     def in_order(self) -> bool:
         return self.order == tuple(range(len(self.order)))
 
-    def again(self, array: Any) -> "Held | None":
-        """Another array, with axes in order, in place of this one; None stays None."""
-        return None if array is None else Held(array, tuple(range(len(array.shape))), self.dtype)
+    def part(self, index: Iterable[Any]) -> "Held | None":
+        """A part of it, by a slice for each of the first axes; None where it has to be decoded for that."""
+        own: list[Any] = [slice(None)] * len(self.array.shape)
+        for a, i in zip(self.order, index, strict=False):
+            if a is not None:
+                own[a] = i
+        while own and own[-1] == slice(None):
+            own.pop()
+        array = _kinds.index(self.array, tuple(own)) if own else self.array
+        return None if array is None else self._replace(array=array)
+
+    def without(self, axes: Sequence[int], at: Any = 0) -> "Held | None":
+        """Without some axes, at one place along them; None where it has to be decoded for that."""
+        gone = {own for a in axes if (own := self.order[a]) is not None}
+        last = max(gone, default=-1)
+        index = tuple(at if a in gone else slice(None) for a in range(last + 1))
+        array = _kinds.index(self.array, index) if index else self.array
+        if array is None:
+            return None
+        left = [own for a, own in enumerate(self.order) if a not in axes]
+        order = tuple(own if own is None else own - sum(g < own for g in gone) for own in left)
+        return Held(array, order, self.dtype)
 
 
 def hold(array: Any) -> Held:
@@ -41,8 +61,8 @@ def floats(x: Any) -> Any:
     """The program's array, decoded if it is held."""
     if not is_held(x):
         return x
-    values = _kinds.decode(x.array)
-    return jax.numpy.transpose(values, x.order).astype(x.dtype)
+    values = _kinds.decode(x.array).transpose([a for a in x.order if a is not None])
+    return jnp.expand_dims(values, [i for i, a in enumerate(x.order) if a is None]).astype(x.dtype)
 
 
 def all_floats(values: Sequence[Any]) -> list[Any]:
@@ -51,6 +71,6 @@ def all_floats(values: Sequence[Any]) -> list[Any]:
 
 def out(x: Any) -> Any:
     """A result for the caller: the small array itself where it was only passed on."""
-    if is_held(x) and x.in_order and x.dtype == x.array.dtype:
+    if is_held(x) and x.in_order and jax.dtypes.canonicalize_dtype(x.array.dtype) == x.dtype:
         return x.array
     return floats(x)

@@ -20,6 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def in_place(f: F) -> F:
     """f for arguments with small arrays in place of float ones, which it multiplies by as they lie.
 
+    A ``Compressed`` tree stands for what was compressed: each of its arrays is decoded where it is used.
     The result is jittable where f is, and differentiable with respect to the float arrays. Call it under
     ``jax.jit``: otherwise every call traces f anew. Without a small array among the arguments it is f.
 
@@ -31,22 +32,22 @@ def in_place(f: F) -> F:
       A function of the same arguments and results. A small array that f returns as it is, comes back small.
 
     Raises:
-      TypeError: an argument holds a ``Compressed`` tree, which has to be decompressed first.
-      ValueError or TypeError: a small array that is damaged; the message names the leaf.
+      TypeError or ValueError: a small array whose fields do not fit together; the message names the leaf.
 
     >>> import jax.numpy as jnp
     >>> from ggjax import rf8
     >>> params = {"w": rf8.encode(jnp.array([[0.5], [0.25]])), "b": jnp.array([1.0])}
     >>> f = in_place(lambda params, x: jnp.tanh(x @ params["w"] + params["b"]))
-    >>> jax.jit(f)(params, jnp.array([[2.0, -8.0]])).tolist()
-    [[0.0]]
+    >>> jax.jit(f)(params, jnp.array([2.0, -8.0])).tolist()
+    [0.0]
     """
 
     @functools.wraps(f)
     def served(*args: Any, **kwargs: Any) -> Any:
-        flat, treedef = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=_is_leaf)
+        args, kwargs = jax.tree.map(_opened, (args, kwargs), is_leaf=_is_leaf)
+        flat, treedef = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=_kinds.is_small)
         leaves = [x for _, x in flat]
-        at = [i for i, x in enumerate(leaves) if _is_leaf(x)]
+        at = [i for i, x in enumerate(leaves) if _kinds.is_small(x)]
         if not at:
             return f(*args, **kwargs)
 
@@ -55,7 +56,7 @@ def in_place(f: F) -> F:
             args, kwargs = treedef.unflatten(filled.get(i, x) for i, x in enumerate(leaves))
             return f(*args, **kwargs)
 
-        shapes = [_shape(*flat[i]) for i in at]
+        shapes = [_kinds.shape(flat[i][1], f"leaf {_name(flat[i][0])!r}") for i in at]
         closed, results = jax.make_jaxpr(of_small, return_shape=True)(*shapes)
         found = run(closed.jaxpr, closed.consts, [hold(leaves[i]) for i in at])
         return jax.tree.unflatten(jax.tree.structure(results), map(out, found))
@@ -74,7 +75,7 @@ def run(jaxpr: Any, consts: Any, values: list[Any]) -> list[Any]:
     for eqn in jaxpr.eqns:
         operands = [read(v) for v in eqn.invars]
         found = _by_rule(eqn, operands) if any(map(is_held, operands)) else None
-        if found is None:
+        if found is None or any(x is None for x in found):
             found = _as_traced(jaxpr, eqn, all_floats(operands))
         known.update(zip(eqn.outvars, found, strict=True))
     return [read(v) for v in jaxpr.outvars]
@@ -91,24 +92,19 @@ def _by_rule(eqn: Any, operands: list[Any]) -> list[Any] | None:
 def _as_traced(jaxpr: Any, eqn: Any, operands: list[Any]) -> Any:
     """The results of one equation of the program."""
     named = {v: x for v, x in zip(eqn.invars, operands, strict=True) if not isinstance(v, Literal)}
-    alone = jaxpr.replace(
-        constvars=[], invars=[*named], outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects
-    )
+    alone = jaxpr.replace(constvars=[], invars=[*named], outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
     return jaxpr_as_fun(ClosedJaxpr(alone, ()))(*named.values())
 
 
 def _is_leaf(x: Any) -> bool:
-    return _kinds.is_small(x) or isinstance(x, Compressed)
+    return isinstance(x, Compressed) or _kinds.is_small(x)
 
 
-def _shape(path: Any, x: Any) -> jax.ShapeDtypeStruct:
-    """What the small array looks like to the program."""
-    name = trees.leaf_name(path[2:] if len(path) > 2 else path)  # without the argument that it belongs to
-    if isinstance(x, Compressed):
-        raise TypeError(
-            f"leaf {name!r} is a Compressed tree: give codec.resident of it, whose weights are small arrays"
-        )
-    try:
-        return _kinds.shape(x)
-    except (TypeError, ValueError) as e:
-        raise type(e)(f"leaf {name!r}: {e}") from e
+def _opened(x: Any) -> Any:
+    """A compressed tree as a tree of coded arrays."""
+    return x.tree if isinstance(x, Compressed) else x
+
+
+def _name(path: Any) -> str:
+    """The name of a leaf of (args, kwargs), without the argument that it belongs to."""
+    return trees.leaf_name(path[2:] or path)

@@ -1,20 +1,25 @@
 """What counts as a small array, and what can be done with one: the one place to add another kind."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ggjax import rf8
+from ggjax import codec, rf8
+from ggjax.codec import LevelArray
+from ggjax.codec._compressed import is_coded
+from ggjax.codec.serving import _array as levels
+from ggjax.codec.serving._floats_needed import Small
 from ggjax.rf8 import RF8Array
-
-KINDS = (RF8Array,)
+from ggjax.rf8 import _array as codes
 
 
 def is_small(x: Any) -> bool:
-    """Whether x is an array in a few bits a weight, which ``in_place`` multiplies by as it is."""
-    return isinstance(x, KINDS)
+    """Whether x is an array in a few bits a weight, which ``in_place`` works with as it is: an ``RF8Array``, a
+    ``LevelArray``, or an array of a ``Compressed`` tree."""
+    return isinstance(x, (Small, RF8Array)) or is_coded(x)
 
 
 def nbytes(tree: Any) -> int:
@@ -26,34 +31,70 @@ def nbytes(tree: Any) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(tree) if hasattr(x, "nbytes"))
 
 
-def shape(a: Any) -> jax.ShapeDtypeStruct:
-    """The shape, dtype and (on an Explicit mesh) sharding of the float array that a small one stands for."""
-    return jax.eval_shape(rf8.decode, a)
+def shape(a: Any, name: str) -> jax.ShapeDtypeStruct:
+    """The shape, dtype and (on an Explicit mesh) sharding of the float array that a small one stands for.
+
+    Raises:
+      TypeError or ValueError: its fields do not fit together; the message begins with the name.
+    """
+    if is_coded(a):
+        return jax.ShapeDtypeStruct(a.shape, a.dtype)
+    if isinstance(a, RF8Array):
+        codes.check_form(a, name)
+    elif isinstance(a, LevelArray):
+        levels.check_form(a, name)
+    return jax.eval_shape(_decode, a)
 
 
 def decode(a: Any) -> jax.Array:
     """The float array that a small one stands for."""
-    return rf8.decode(a)
+    return _decode(a)
+
+
+def _decode(a: Any) -> jax.Array:
+    if is_coded(a):
+        return codec.decompress(a)
+    return rf8.decode(a) if isinstance(a, RF8Array) else a.decode()
 
 
 def einsum(subscripts: str, x: jax.Array, a: Any, dtype: DTypeLike) -> jax.Array:
-    """``jnp.einsum(subscripts, x, decode(a))`` without decoding all of a."""
-    return rf8.einsum(subscripts, x, a, preferred_element_type=dtype)
+    """``jnp.einsum(subscripts, x, decode(a))`` without decoding all of a, unless it is an entropy-coded one."""
+    return codec.einsum(subscripts, x, a, preferred_element_type=dtype)
+
+
+def rows(a: Any, at: jax.Array) -> jax.Array:
+    """``decode(a)[at]`` for numbers of rows, of which only these are decoded."""
+    patches = getattr(a, "patches", None)
+    if patches is None or not isinstance(a, LevelArray) or a.ndim != 2:
+        small = index(a, at)
+        return decode(a)[at] if small is None else decode(small)
+    found = decode(dataclasses.replace(a, patches=None)[at])  # 0 where the patches belong
+    own, values = (p.reshape(*(1,) * at.ndim, -1) for p in (patches.rows, patches.values.astype(found.dtype)))
+    mine = jnp.where(at[..., None] == own, values, 0)
+    return found.at[..., patches.columns].add(mine, mode="drop")
 
 
 def index(a: Any, at: Any) -> Any:
-    """Some of the array, or of the array with more axes, still small."""
-    return a[at]
+    """Some of the array, still small; None where it has to be decoded for that."""
+    if is_coded(a):
+        return None
+    try:
+        return a[at]
+    except IndexError:  # patches are found along some axes only
+        return None
 
 
 def reshape(a: Any, shape: tuple[int, ...]) -> Any:
-    """The array in another shape; None where it would have to be decoded for that."""
+    """The array in another shape; None where it has to be decoded for that."""
     try:
-        return a.reshape(shape)
+        return a.reshape(shape) if isinstance(a, RF8Array) else None
     except ValueError:  # mixes axes that share an exponent with axes that do not
         return None
 
 
 def stacked(a: Any) -> Any:
-    """The same array, for ``scan`` to take apart: what its layers share is there for each of them."""
+    """The array for ``scan`` to take apart: what its layers share is there for each of them. None where it has
+    to be decoded for that."""
+    if is_coded(a):
+        return None
     return jax.tree.map(lambda part: jnp.broadcast_to(part, (a.shape[0], *part.shape[1:])), a)

@@ -22,8 +22,8 @@ def nnx_module(model: Any, weights: Any = None) -> Any:
     Args:
       model: an nnx module.
       weights: an ``nnx.State`` or nested dict of what to put in place of variables, such as
-        ``rf8.tree_encode(nnx.state(model, nnx.Param))``; others keep what they have. None if the module has small
-        arrays already.
+        ``rf8.tree_encode(nnx.state(model, nnx.Param))``; others keep what they have. None if the module has
+        small arrays already.
 
     Raises:
       TypeError: the model is not an nnx module.
@@ -55,7 +55,9 @@ def _replaced(state: nnx.State, weights: Any) -> nnx.State:
             raise ValueError(f"leaf {name!r}: the module has no such variable; its own are {_names(own)}")
         had = own[path].get_value()
         if getattr(new, "shape", None) != had.shape:
-            raise ValueError(f"leaf {name!r}: the module has shape {had.shape}, got {getattr(new, 'shape', new)}")
+            raise ValueError(
+                f"leaf {name!r}: the module has shape {had.shape}, got {getattr(new, 'shape', new)}"
+            )
         own[path] = own[path].replace(new)
     return nnx.from_flat_state(own)
 
@@ -93,5 +95,9 @@ def _served(cls: type) -> type:
         nnx.update(self, changed)
         return y
 
-    names = {"__call__": functools.wraps(cls.__call__)(call), "__module__": cls.__module__, "__doc__": cls.__doc__}
+    names = {
+        "__call__": functools.wraps(cls.__call__)(call),
+        "__module__": cls.__module__,
+        "__doc__": cls.__doc__,
+    }
     return type(f"Served{cls.__name__}", (cls,), names)

@@ -1,7 +1,7 @@
 """What single operations do with a small array.
 
-A rule takes the equation of the traced program and its operands, and gives the results, small ones among them;
-None where the operands have to be decoded after all.
+A rule takes the equation of the traced program and its operands, and gives the results, held ones among them.
+It gives None, or a None among the results, where the operands have to be decoded after all.
 """
 
 import string
@@ -19,30 +19,28 @@ Rule = Callable[[Any, list[Any]], list[Any] | None]
 
 
 def _dot_general(eqn: Any, values: list[Any]) -> list[Any] | None:
-    x, w = values
-    if (is_held(x) and is_held(w)) or eqn.params.get("out_sharding") is not None:
-        return None
+    """As an einsum, of which the held operand is the second one."""
     summed, batch = eqn.params["dimension_numbers"]
     letters = iter(string.ascii_letters)
     names = [[""] * len(v.shape) for v in values]
-    for axes in (batch, summed):
-        for pair in zip(*axes, strict=True):
-            c = next(letters)
-            for name, a in zip(names, pair, strict=True):
-                name[a] = c
-    free = [[i for i, c in enumerate(name) if not c] for name in names]
-    for name, axes in zip(names, free, strict=True):
-        for a in axes:
-            name[a] = next(letters)
+    for pair in [*zip(*batch, strict=True), *zip(*summed, strict=True)]:
+        c = next(letters)
+        for name, a in zip(names, pair, strict=True):
+            name[a] = c
     made = [names[0][a] for a in batch[0]]
-    made += [name[a] for name, axes in zip(names, free, strict=True) for a in axes]
-    if is_held(x):
-        x, w, names = w, x, names[::-1]
+    for name in names:
+        free = [a for a, c in enumerate(name) if not c]
+        for a in free:
+            name[a] = next(letters)
+        made += [name[a] for a in free]
+    if is_held(values[0]):
+        values, names = values[::-1], names[::-1]
+    x, w = values
+    if is_held(x) or None in w.order or eqn.params.get("out_sharding") is not None:
+        return None
     if not trees.is_weight_dtype(x.dtype):
         return None
-    own = [""] * len(w.order)
-    for c, a in zip(names[1], w.order, strict=True):
-        own[a] = c
+    own = [names[1][w.order.index(a)] for a in range(len(w.order))]
     subscripts = f"{''.join(names[0])},{''.join(own)}->{''.join(made)}"
     return [_kinds.einsum(subscripts, x, w.array, eqn.outvars[0].aval.dtype)]
 
@@ -53,17 +51,17 @@ def _gather(eqn: Any, values: list[Any]) -> list[Any] | None:
     if not is_held(w) or not w.in_order:
         return None
     p, shape = eqn.params, w.shape
-    d, rows, places = p["dimension_numbers"], at.ndim - 1, len(shape) - 1
+    d, places, own = p["dimension_numbers"], at.ndim - 1, len(shape) - 1
     if d.operand_batching_dims or d.start_index_map != (0,) or d.collapsed_slice_dims != (0,):
         return None
-    if p["slice_sizes"] != (1, *shape[1:]) or d.offset_dims != tuple(range(rows, rows + places)):
+    if p["slice_sizes"] != (1, *shape[1:]) or d.offset_dims != tuple(range(places, places + own)):
         return None
     at, last = at[..., 0], shape[0] - 1
-    found = _kinds.decode(_kinds.index(w.array, jnp.clip(at, 0, last))).astype(w.dtype)
+    found = _kinds.rows(w.array, jnp.clip(at, 0, last)).astype(w.dtype)
     if p["mode"] != jax.lax.GatherScatterMode.FILL_OR_DROP:
         return [found]
     fill = jnp.nan if p["fill_value"] is None else p["fill_value"]
-    there = ((at >= 0) & (at <= last)).reshape(*at.shape, *(1,) * places)
+    there = ((at >= 0) & (at <= last)).reshape(*at.shape, *(1,) * own)
     return [jnp.where(there, found, jnp.asarray(fill, found.dtype))]
 
 
@@ -79,53 +77,54 @@ def _transpose(eqn: Any, values: list[Any]) -> list[Any] | None:
     return [w._replace(order=tuple(w.order[a] for a in eqn.params["permutation"]))]
 
 
+def _expand(eqn: Any, values: list[Any]) -> list[Any] | None:
+    """New axes of size 1."""
+    w, *sizes = values
+    shape, places = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+    order: list[int | None] = [None] * len(shape)
+    for a, place in zip(w.order, places, strict=True):
+        order[place] = a
+    held = w._replace(order=tuple(order))
+    return None if sizes or held.shape != tuple(shape) else [held]
+
+
 def _reshape(eqn: Any, values: list[Any]) -> list[Any] | None:
-    w = values[0]
-    shape = eqn.params["new_sizes"]
-    if len(values) > 1 or not w.in_order or eqn.params["dimensions"] is not None:
+    w, *sizes = values
+    if sizes or not w.in_order or eqn.params["dimensions"] is not None:
         return None
-    made = w.again(_kinds.reshape(w.array, shape))
-    return None if made is None else [made]
+    array = _kinds.reshape(w.array, eqn.params["new_sizes"])
+    return None if array is None else [Held(array, tuple(range(len(array.shape))), w.dtype)]
 
 
 def _slice(eqn: Any, values: list[Any]) -> list[Any] | None:
-    p = eqn.params
-    strides = p["strides"] or (1,) * len(p["start_indices"])
-    return [_part(values[0], map(slice, p["start_indices"], p["limit_indices"], strides))]
+    (w,), p = values, eqn.params
+    strides = p["strides"] or (1,) * len(w.shape)
+    cuts = zip(p["start_indices"], p["limit_indices"], strides, w.shape, strict=True)
+    whole = slice(None)
+    return [w.part(whole if (i, j, k) == (0, n, 1) else slice(i, j, k) for i, j, k, n in cuts)]
 
 
 def _split(eqn: Any, values: list[Any]) -> list[Any] | None:
-    (w,), axis = values, eqn.params["axis"]
-    parts, start = [], 0
+    (w,), axis, end = values, eqn.params["axis"], 0
+    parts = []
     for size in map(int, eqn.params["sizes"]):
-        parts.append(_part(w, [slice(None)] * axis + [slice(start, start + size)]))
-        start += size
+        parts.append(w.part([slice(None)] * axis + [slice(end, end + size)]))
+        end += size
     return parts
 
 
 def _squeeze(eqn: Any, values: list[Any]) -> list[Any] | None:
-    (w,), gone = values, {a % len(values[0].shape) for a in eqn.params["dimensions"]}
-    own = {w.order[a] for a in gone}
-    left = [a for i, a in enumerate(w.order) if i not in gone]
-    array = _kinds.index(w.array, tuple(0 if a in own else slice(None) for a in range(len(w.order))))
-    return [Held(array, tuple(a - sum(g < a for g in own) for a in left), w.dtype)]
+    (w,) = values
+    return [w.without([a % len(w.shape) for a in eqn.params["dimensions"]])]
 
 
 def _dynamic_slice(eqn: Any, values: list[Any]) -> list[Any] | None:
-    """One layer of a stack."""
+    """One layer of a stack, kept as a stack of one."""
     w, *starts = values
-    sizes = eqn.params["slice_sizes"]
-    if not is_held(w) or not w.in_order or sizes != (1, *w.shape[1:]):
+    if not is_held(w) or None in w.order or eqn.params["slice_sizes"] != (1, *w.shape[1:]):
         return None
-    layer = _kinds.index(w.array, jnp.clip(starts[0], 0, w.shape[0] - 1))
-    return [w.again(_kinds.index(layer, None))]
-
-
-def _part(w: Held, slices: Any) -> Held:
-    own = [slice(None)] * len(w.order)
-    for a, s in zip(w.order, slices, strict=False):
-        own[a] = s
-    return w._replace(array=_kinds.index(w.array, tuple(own)))
+    layer = w.without([0], jnp.clip(starts[0], 0, w.shape[0] - 1))
+    return None if layer is None else [layer._replace(order=(None, *layer.order))]
 
 
 def _same(eqn: Any, values: list[Any]) -> list[Any] | None:
@@ -133,18 +132,19 @@ def _same(eqn: Any, values: list[Any]) -> list[Any] | None:
 
 
 OPERATIONS: dict[str, Rule] = {
-    "dot_general": _dot_general,
-    "gather": _gather,
+    "broadcast_in_dim": _expand,
     "convert_element_type": _convert,
-    "transpose": _transpose,
+    "copy": _same,
+    "dot_general": _dot_general,
+    "dynamic_slice": _dynamic_slice,
+    "gather": _gather,
+    "optimization_barrier": _same,
     "reshape": _reshape,
+    "sharding_constraint": _same,  # a small array stays where it lies
     "slice": _slice,
     "split": _split,
     "squeeze": _squeeze,
-    "dynamic_slice": _dynamic_slice,
-    "copy": _same,
-    "copy_p": _same,
     "stop_gradient": _same,
-    "optimization_barrier": _same,
-    "sharding_constraint": _same,  # a small array lies where it lies
+    "transpose": _transpose,
 }
+"""By the names of JAX's primitives."""

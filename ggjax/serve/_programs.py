@@ -58,7 +58,7 @@ def _scan(eqn: Any, values: list[Any], run: Run) -> list[Any] | None:
     p = eqn.params
     inner, first, second = p["jaxpr"], p["num_consts"], p["num_consts"] + p["num_carry"]
     consts, carry = values[:first], all_floats(values[first:second])
-    put, layers = _apart([_layers(x) for x in values[second:]], first_axis=True)
+    put, layers = _apart([_layers(x) for x in values[second:]], of_layers=True)
 
     def step(carry: list[Any], parts: list[Any]) -> tuple[list[Any], list[Any]]:
         found = all_floats(run(inner.jaxpr, inner.consts, [*consts, *carry, *put(parts)]))
@@ -72,26 +72,24 @@ def _scan(eqn: Any, values: list[Any], run: Run) -> list[Any] | None:
 def _layers(x: Any) -> Any:
     if not is_held(x):
         return x
-    if x.order[0] != 0:
-        return floats(x)
-    return x._replace(array=_kinds.stacked(x.array))
+    array = _kinds.stacked(x.array) if x.order[0] == 0 else None
+    return floats(x) if array is None else x._replace(array=array)
 
 
-def _apart(values: list[Any], first_axis: bool = False) -> tuple[Callable[[list[Any]], list[Any]], list[Any]]:
+def _apart(values: list[Any], of_layers: bool = False) -> tuple[Callable[[list[Any]], list[Any]], list[Any]]:
     """The values as trees of arrays, and a function that makes of such trees what they were.
 
     Args:
       values: arrays, held ones among them.
-      first_axis: whether the function gets trees without the first axis.
+      of_layers: whether the function gets trees without their first axis.
     """
-    views = [x if is_held(x) else None for x in values]
 
     def put(parts: list[Any]) -> list[Any]:
-        return [x if v is None else _like(v, x) for v, x in zip(views, parts, strict=True)]
+        return [_like(v, x) if is_held(v) else x for v, x in zip(values, parts, strict=True)]
 
     def _like(view: Held, array: Any) -> Held:
-        order = tuple(a - 1 for a in view.order[1:]) if first_axis else view.order
-        return Held(array, order, view.dtype)
+        order = tuple(a if a is None else a - 1 for a in view.order[1:]) if of_layers else view.order
+        return view._replace(array=array, order=order)
 
     return put, [x.array if is_held(x) else x for x in values]
 
@@ -107,4 +105,4 @@ PROGRAMS: dict[str, Callable[[Any, list[Any], Run], list[Any] | None]] = {
     "while": _while,
     "scan": _scan,
 }
-"""By the names of JAX's primitives. Functions with derivatives of their own are left whole: what they get is decoded."""
+"""By the names of JAX's primitives. A function with a derivative of its own is left whole: it gets floats."""

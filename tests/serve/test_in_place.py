@@ -1,14 +1,14 @@
 """Functions of small arrays compute what they compute of the decoded ones."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from ggjax import rf8, serve
-from ggjax.codec import compress
+from ggjax import codec, rf8, serve
+from ggjax.codec import LevelArray, compress
+from ggjax.codec.serving import _patches
 
 R = np.random.default_rng(3)
 
@@ -53,6 +53,7 @@ IN_PLACE = {
     "switch": lambda w, x: lax.switch(2, [lambda w, i=i: x @ w[i] for i in range(3)], w),
     "checkpoint": lambda w, x: jax.checkpoint(lambda w, x: jnp.tanh(x @ w[0]))(w, x),
     "stop_gradient": lambda w, x: x @ lax.stop_gradient(w)[0],
+    "new axes": lambda w, x: jnp.matmul(x[None], w[None, 0]),
     "barrier": lambda w, x: x @ lax.optimization_barrier((w, x))[0][0],
 }
 DECODED = {
@@ -163,7 +164,55 @@ def test_messages_name_the_leaf():
     q = rf8.encode(W)
     damaged = rf8.RF8Array(q.codes, q.exponents[0], q.dtype)
     f = serve.in_place(lambda tree, x: x)
-    with pytest.raises(ValueError, match=r"^leaf 'layer/kernel.: q: exponents of shape \(1, 1\) do not fit"):
+    with pytest.raises(ValueError, match=r"^leaf 'layer/kernel': exponents of shape \(1, 1\) do not fit"):
         f({"layer": {"kernel": damaged}}, X)
-    with pytest.raises(TypeError, match=r"^leaf 'params' is a Compressed tree: .*codec.resident"):
-        f({"params": compress({"w": array(64, 64)}, bits=4)}, X)
+
+
+FORMS = {
+    "levels": lambda w: made_levels(w),
+    "levels, patched": lambda w: made_levels(w, patched=True),
+    "compressed": lambda w: compress({"w": w}, step=1 / 64).tree["w"],
+}
+
+
+def made_levels(w, patched=False):
+    row_steps = 2.0 ** jnp.asarray(R.integers(-6, -3, (len(w), w.shape[1], 1)), jnp.float32)
+    column_steps = jnp.ones((1, 1, w.shape[2]))
+    levels = jnp.round(w / row_steps).astype(jnp.int8)
+    patches = None
+    if patched:
+        where = np.zeros(w.shape, bool)
+        where[:, 2, 3] = where[1:, 5, 1] = True
+        patches = _patches.of_places(where, np.full(w.shape, 7.5, np.float32))
+        levels = jnp.where(where, 0, levels)
+    return LevelArray(levels, row_steps, column_steps, patches)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "name", ["transposed", "einsum over experts", "halves", "part", "scan", "loop", "cast"]
+)
+def test_other_small_arrays(name, form, assert_same):
+    big = array(3, 32, 32)
+    q, x, f = FORMS[form](big), array(4, 32), IN_PLACE[name]
+    found = jax.jit(serve.in_place(f))(q, x)
+    floats = codec.decompress(q) if form == "compressed" else q.decode()
+    assert_same(found, f(floats, x), 0.02 if name == "cast" else 1e-5)
+
+
+@pytest.mark.parametrize("form", ["levels", "levels, patched"])
+def test_rows_of_levels(form, decoded):
+    q = FORMS[form](array(1, 32, 16))[0]
+    at = jnp.array([[2, 5], [30, -1]])
+    found = serve.in_place(lambda w: jnp.take(w, at, axis=0))(q)
+    assert decoded == [(2, 2, 16)]
+    np.testing.assert_array_equal(found, q.decode()[at])
+
+
+def test_a_compressed_tree_stands_for_what_was_compressed(decoded, assert_same):
+    params = {"a": {"w": array(32, 48)}, "b": array(48, 32)}
+    small = compress(params, step=1 / 64)
+    found = jax.jit(serve.in_place(lambda p, x: x @ p["a"]["w"] @ p["b"]))(small, array(2, 32) * 0 + 1)
+    assert not decoded  # codec.einsum does that
+    floats = codec.decompress(small)
+    assert_same(found, jnp.ones((2, 32)) @ floats["a"]["w"] @ floats["b"], 1e-5)

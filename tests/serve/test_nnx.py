@@ -18,7 +18,7 @@ class Model(nnx.Module):
         self.embed = nnx.Embed(10, 8, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
         self.general = nnx.LinearGeneral((8,), (2, 4), rngs=rngs)
-        self.einsum = nnx.Einsum("btha,hab->bthb", (2, 4, 3), (2, 3), rngs=rngs)
+        self.einsum = nnx.Einsum("btha,hac->bthc", (2, 4, 3), (2, 3), rngs=rngs)
         self.layers = nnx.List([nnx.Linear(6, 6, rngs=rngs), nnx.Linear(6, 8, rngs=rngs)])
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
         self.norm = nnx.BatchNorm(8, rngs=rngs)
@@ -48,8 +48,7 @@ def test_layers_multiply_in_place_and_state_is_kept(pair, decoded, assert_same):
         assert_same(call(served, TOKENS), call(want, TOKENS))
     assert {s for s in decoded if len(s) < 3} <= {(2, 4), (2, 3)}  # biases at most
     assert (2, 5, 8) in decoded and (10, 8) not in decoded
-    states = [nnx.state(m, (nnx.BatchStat, nnx.RngState)) for m in (served, want)]
-    assert_same(*(jax.tree.map(lambda x: x, s) for s in states))
+    assert_same(*(nnx.state(m, (nnx.BatchStat, nnx.RngCount)) for m in (served, want)))
     assert served.calls == 2 and model.calls == 0
     assert isinstance(served, Model) and isinstance(served.embed.embedding.get_value(), RF8Array)
 
@@ -75,7 +74,9 @@ def test_messages(pair):
         serve.nnx_module(lambda x: x)
     with pytest.raises(TypeError, match="Model is an nnx module, which has no apply: serve.nnx_module"):
         serve.apply(model, {}, TOKENS)
-    with pytest.raises(ValueError, match="leaf 'q/kernel': the module has no such variable; its own are attention/"):
+    with pytest.raises(
+        ValueError, match="leaf 'q/kernel': the module has no such variable; its own are attention/"
+    ):
         serve.nnx_module(model, {"q": {"kernel": jnp.ones(2)}})
     with pytest.raises(ValueError, match=r"leaf 'layers/1/kernel': the module has shape \(6, 8\), got \(2,\)"):
         serve.nnx_module(model, {"layers": {1: {"kernel": jnp.ones(2)}}})

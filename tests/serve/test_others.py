@@ -3,7 +3,6 @@
 import equinox as eqx
 import haiku as hk
 import jax
-import jax.numpy as jnp
 
 from ggjax import rf8, serve
 
