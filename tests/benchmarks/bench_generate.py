@@ -1,0 +1,84 @@
+"""Text from the demo's language model with weights in several forms: bytes in memory and bytes of text a second.
+
+``python -m tests.benchmarks.bench_generate`` builds the model in a larger size, with random weights, and lets it
+continue one text greedily, byte after byte, with a cache of what attention has seen: all weights are read for
+every byte. All forms run the same program in turn in one run. The text must be that of the same weights decoded
+to floats. ``--quick`` takes a small model.
+"""
+
+import argparse
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ggjax
+from ggjax import codec, rf8, serve
+from ggjax.app import _lm
+from ggjax.app._generate import generate
+from tests.benchmarks.bench_core import spread
+
+
+class Way(NamedTuple):
+    """A form of the weights: what is served, and floats that must give the same text."""
+
+    params: Any
+    floats: Any
+    dtype: Any = None  # of the model's products
+
+
+def ways(params: Any) -> dict[str, Way]:
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    found = {"float32": Way(params, params), "bfloat16": Way(half, half, jnp.bfloat16)}
+    forms: dict[str, Any] = {
+        "RF8": rf8.tree_encode(params),
+        "levels, 8 bits": codec.resident(params, bits=8, mask=None),
+        "levels, 4 bits": codec.resident(params, bits=4, mask=None),
+        "entropy-coded, 4 bits": ggjax.compress(params, bits=4),
+    }
+    for name, small in forms.items():
+        found[name] = Way(small, serve.in_place(lambda p: jax.tree.map(lambda x: x + 0, p))(small))
+    return found
+
+
+def table(model: _lm.Model, count: int, repeats: int) -> None:
+    params = _lm.init(model, 0)
+    params["head"]["kernel"] *= 8  # no two bytes are almost as likely
+    prompt = jnp.asarray(np.frombuffer(b"import ", np.uint8)[None])
+    found = ways(params)
+    made = {n: functools.partial(generate, model.clone(dtype=w.dtype), w.params, prompt, count) for n, w in found.items()}
+    seconds = [median for _, median, _ in spread(*made.values(), repeats=repeats)]
+    size = sum(x.size for x in jax.tree.leaves(params))
+    print(
+        f"{size:,} weights, {count} bytes of text, jax {jax.__version__} on {jax.devices()[0].platform}\n\n"
+        f"{'weights':<24}{'MB':>8}{'':>10}{'bytes/s':>10}{'':>10}  text as with decoded weights"
+    )
+    full, first = serve.nbytes(params), seconds[0]
+    for (name, way), s in zip(found.items(), seconds, strict=True):
+        text = generate(model.clone(dtype=way.dtype), way.floats, prompt, count)
+        same = bool((text == made[name]()).all())
+        megabytes = serve.nbytes(way.params) / 1e6
+        speed = (prompt.shape[1] + count - 1) / s
+        print(
+            f"{name:<24}{megabytes:>8.1f}{megabytes * 1e6 / full:>9.3f}x{speed:>10.1f}{first / s:>9.2f}x"
+            f"  {'yes' if same else 'NO'}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a small model, and less text")
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--depth", type=int, default=6)
+    args = parser.parse_args()
+    if args.quick:
+        table(_lm.Model(width=128, depth=2), count=16, repeats=3)
+    else:
+        table(_lm.Model(width=args.width, depth=args.depth, heads=16), count=64, repeats=5)
+
+
+if __name__ == "__main__":
+    main()
