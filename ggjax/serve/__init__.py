@@ -25,5 +25,6 @@ goes about it as we do, but does not enter ``scan``.
 from ggjax.serve._in_place import in_place as in_place
 from ggjax.serve._kinds import is_small as is_small
 from ggjax.serve._kinds import nbytes as nbytes
+from ggjax.serve._kinds import tree_decode as tree_decode
 from ggjax.serve._models import apply as apply
 from ggjax.serve._nnx import nnx_module as nnx_module

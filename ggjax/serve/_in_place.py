@@ -8,7 +8,6 @@ import jax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from ggjax._internal import trees
-from ggjax.codec import Compressed
 from ggjax.serve import _kinds
 from ggjax.serve._held import all_floats, hold, is_held, out
 from ggjax.serve._operations import OPERATIONS
@@ -44,8 +43,8 @@ def in_place(f: F) -> F:
 
     @functools.wraps(f)
     def served(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = jax.tree.map(_opened, (args, kwargs), is_leaf=_is_leaf)
-        flat, treedef = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=_kinds.is_small)
+        given = _kinds.opened((args, kwargs))
+        flat, treedef = jax.tree_util.tree_flatten_with_path(given, is_leaf=_kinds.is_small)
         leaves = [x for _, x in flat]
         at = [i for i, x in enumerate(leaves) if _kinds.is_small(x)]
         if not at:
@@ -94,15 +93,6 @@ def _as_traced(jaxpr: Any, eqn: Any, operands: list[Any]) -> Any:
     named = {v: x for v, x in zip(eqn.invars, operands, strict=True) if not isinstance(v, Literal)}
     alone = jaxpr.replace(constvars=[], invars=[*named], outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
     return jaxpr_as_fun(ClosedJaxpr(alone, ()))(*named.values())
-
-
-def _is_leaf(x: Any) -> bool:
-    return isinstance(x, Compressed) or _kinds.is_small(x)
-
-
-def _opened(x: Any) -> Any:
-    """A compressed tree as a tree of coded arrays."""
-    return x.tree if isinstance(x, Compressed) else x
 
 
 def _name(path: Any) -> str:

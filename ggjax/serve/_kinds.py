@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 
 from ggjax import codec, rf8
-from ggjax.codec import LevelArray
+from ggjax.codec import Compressed, LevelArray
 from ggjax.codec._compressed import is_coded
 from ggjax.codec.serving import _array as levels
 from ggjax.codec.serving._floats_needed import Small
@@ -29,6 +30,24 @@ def nbytes(tree: Any) -> int:
     49
     """
     return sum(x.nbytes for x in jax.tree.leaves(tree) if hasattr(x, "nbytes"))
+
+
+def tree_decode(tree: Any) -> Any:
+    """The tree with every small array decoded to its own dtype, and the other leaves as they were.
+
+    >>> tree_decode({"w": rf8.encode(jnp.array([0.5, 0.6])), "n": 3})
+    {'w': Array([0.5  , 0.625], dtype=float32), 'n': 3}
+    """
+    return jax.tree.map(lambda x: _decode(x) if is_small(x) else x, opened(tree), is_leaf=is_small)
+
+
+def opened(tree: Any) -> Any:
+    """The tree with every ``Compressed`` in it as the tree of coded arrays that it holds."""
+    return jax.tree.map(
+        lambda x: x.tree if isinstance(x, Compressed) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, Compressed) or is_small(x),
+    )
 
 
 def shape(a: Any, name: str) -> jax.ShapeDtypeStruct:
@@ -58,7 +77,10 @@ def _decode(a: Any) -> jax.Array:
 
 
 def einsum(subscripts: str, x: jax.Array, a: Any, dtype: DTypeLike) -> jax.Array:
-    """``jnp.einsum(subscripts, x, decode(a))`` without decoding all of a, unless it is an entropy-coded one."""
+    """``jnp.einsum(subscripts, x, decode(a))`` without decoding all of a, unless it is an entropy-coded one: that is
+    decoded when x is there, not ahead of a loop or of the layers before it."""
+    if is_coded(a):
+        x, a = lax.optimization_barrier((x, a))
     return codec.einsum(subscripts, x, a, preferred_element_type=dtype)
 
 

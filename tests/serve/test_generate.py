@@ -12,8 +12,9 @@ from ggjax.app._generate import generate
 MODEL = _lm.Model(width=48, depth=2, heads=4)
 PROMPT = jnp.asarray(np.frombuffer(b"import numpy", np.uint8)[None])
 FORMS = {
-    "RF8": (rf8.tree_encode, rf8.tree_decode),
-    "compressed": (lambda p: codec.compress(p, step=2**-7), codec.decompress),
+    "RF8": rf8.tree_encode,
+    "levels": lambda p: codec.resident(codec.compress(p, step=2**-7)),
+    "compressed": lambda p: codec.compress(p, step=2**-7),
 }
 
 
@@ -25,9 +26,8 @@ def params():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_text(form, params):
-    encode, decode = FORMS[form]
-    small = encode(params)
-    found, want = (generate(MODEL, p, PROMPT, 24) for p in (small, decode(small)))
+    small = FORMS[form](params)
+    found, want = (generate(MODEL, p, PROMPT, 24) for p in (small, serve.tree_decode(small)))
     assert found.shape == (1, 36) and bytes(found[0, :12].tolist()) == b"import numpy"
     assert len({*found[0, 12:].tolist()}) > 3
     np.testing.assert_array_equal(found, want)

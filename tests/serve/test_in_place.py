@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ggjax import codec, rf8, serve
+from ggjax import rf8, serve
 from ggjax.codec import LevelArray, compress
 from ggjax.codec.serving import _patches
 
@@ -196,8 +196,7 @@ def test_other_small_arrays(name, form, assert_same):
     big = array(3, 32, 32)
     q, x, f = FORMS[form](big), array(4, 32), IN_PLACE[name]
     found = jax.jit(serve.in_place(f))(q, x)
-    floats = codec.decompress(q) if form == "compressed" else q.decode()
-    assert_same(found, f(floats, x), 0.02 if name == "cast" else 1e-5)
+    assert_same(found, f(serve.tree_decode(q), x), 0.02 if name == "cast" else 1e-5)
 
 
 @pytest.mark.parametrize("form", ["levels", "levels, patched"])
@@ -214,5 +213,5 @@ def test_a_compressed_tree_stands_for_what_was_compressed(decoded, assert_same):
     small = compress(params, step=1 / 64)
     found = jax.jit(serve.in_place(lambda p, x: x @ p["a"]["w"] @ p["b"]))(small, array(2, 32) * 0 + 1)
     assert not decoded  # codec.einsum does that
-    floats = codec.decompress(small)
+    floats = serve.tree_decode(small)
     assert_same(found, jnp.ones((2, 32)) @ floats["a"]["w"] @ floats["b"], 1e-5)

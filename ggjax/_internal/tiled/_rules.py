@@ -145,6 +145,7 @@ def _on_platform(decode: Decode, transposed: bool, x: jax.Array, arrays: Arrays)
     loops = _loops.dot_transposed if transposed else _loops.dot
 
     def by_loops(x: jax.Array, arrays: Arrays) -> jax.Array:
+        x, arrays = lax.optimization_barrier((x, arrays))  # weights are not decoded ahead of the caller's loop
         return loops(decode, x.astype(wide), arrays)
 
     if transposed or wide != jnp.float32 or not _kernel.fits(arrays) or not x.shape[1]:
