@@ -25,7 +25,7 @@ class Matrices:
     arrays: tuple[jax.Array, ...]  # (b, m / P, ..., n), see ``tiled``
     rows: jax.Array | None  # float32 (b, m), what rows are multiplied by
     columns: jax.Array | None  # float32 (b, n)
-    patches: Patches | None  # (b, number of them)
+    patches: Patches | None  # (b, slots, n)
     decode: Decode = dataclasses.field(metadata={"static": True})
     cut: tuple[int, int, int] | None = dataclasses.field(metadata={"static": True})
     """For P = 2: the rows are (before, size, after), and neighbours along the second axis share a place."""
@@ -47,13 +47,13 @@ def product(x: jax.Array, w: Matrices, transposed: bool) -> jax.Array:
     if transposed:
         y = _joined(tiled.dot_transposed(w.decode, x, w.arrays), w.cut)
     else:
-        y = tiled.dot(w.decode, _apart(x, w.cut), w.arrays)
+        y = tiled.dot(w.decode, apart(x, w.cut), w.arrays)
     if after is not None:
         y = y * after.astype(y.dtype)[None]
     return _patches.add_products(y, given, w.patches, transposed)
 
 
-def _apart(x: jax.Array, cut: tuple[int, int, int] | None) -> jax.Array:
+def apart(x: jax.Array, cut: tuple[int, int, int] | None) -> jax.Array:
     """(B, m) as (P, B, m / P)."""
     if cut is None:
         return x[None]
@@ -87,6 +87,14 @@ def scales(
         known = found[axis]
         found[axis] = own if known is None else known * own
     return found[0], found[1]
+
+
+def one_each(numbers: jax.Array, shape: Sequence[int], groups: Groups) -> jax.Array | None:
+    """One number for every matrix, (b,), of numbers that weights share; None where a matrix has several."""
+    g = shared.grouped(numbers, shape, groups)
+    if g.shape[1] > 1 or g.shape[2] > 1:
+        return None
+    return jnp.broadcast_to(g[:, 0, 0], (math.prod(shape[a] for a in groups[0]),))
 
 
 def reshaped(array: jax.Array, groups: Groups) -> jax.Array:
