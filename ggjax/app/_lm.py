@@ -98,7 +98,8 @@ class Model(nn.Module):
         logits = dense(256, name="head")(norm(x))
         if cache is None:
             return logits
-        return logits, Cache(*map(jnp.stack, zip(*seen, strict=True)), cache.length + tokens.shape[-1])
+        keys, values = (jnp.stack(parts) for parts in zip(*seen, strict=True))
+        return logits, Cache(keys, values, cache.length + tokens.shape[-1])
 
 
 def _alibi(heads: int, length: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Text from the demo's language model with weights in several forms: bytes in memory and bytes of text a second.
+"""Text from the demo's language model with weights in several forms: bytes in memory, bytes of text a second.
 
-``python -m tests.benchmarks.bench_generate`` builds the model in a larger size, with random weights, and lets it
-continue one text greedily, byte after byte, with a cache of what attention has seen: all weights are read for
-every byte. The forms take turns in one run of the same program. Working memory is what the compiled program
+``python -m tests.benchmarks.bench_generate`` builds the model in a larger size, with random weights, and lets
+it continue one text greedily, byte after byte, with a cache of what attention has seen: all weights are read
+for every byte. The forms take turns in one run of the same program. Working memory is what the compiled program
 needs beside the weights. The text must be that of the same weights decoded to floats. ``--quick`` takes a small
 model.
 """

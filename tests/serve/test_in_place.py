@@ -1,13 +1,15 @@
 """Functions of small arrays compute what they compute of the decoded ones."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from ggjax import rf8, serve
-from ggjax.codec import LevelArray, compress
+from ggjax import codec, rf8, serve
+from ggjax.codec import compress
 from ggjax.codec.serving import _patches
 
 R = np.random.default_rng(3)
@@ -168,24 +170,25 @@ def test_messages_name_the_leaf():
         f({"layer": {"kernel": damaged}}, X)
 
 
+def levels(*shape, bits=8):
+    w = {"kernel": 0.1 * array(*shape)}
+    return codec.resident(w, bits=bits, batch_axis=0 if len(shape) > 2 else ())["kernel"]
+
+
+def patched(*shape):
+    """Levels, and beside them two weights of every third column."""
+    q, where = levels(*shape), np.zeros(shape, bool)
+    where[..., 2, ::3] = where[..., 5, ::3] = True
+    patches = _patches.of_mask(where, np.full(where.sum(), 0.5, np.float32), where.ndim - 2)
+    return dataclasses.replace(q, levels=jnp.where(where, 0, q.levels).astype(jnp.int8), patches=patches)
+
+
 FORMS = {
-    "levels": lambda w: made_levels(w),
-    "levels, patched": lambda w: made_levels(w, patched=True),
-    "compressed": lambda w: compress({"w": w}, step=1 / 64).tree["w"],
+    "levels": lambda: levels(3, 32, 32),
+    "half a byte": lambda: levels(3, 32, 32, bits=4),
+    "patched": lambda: patched(3, 32, 32),
+    "compressed": lambda: compress({"w": 0.1 * array(3, 32, 32)}, step=1 / 64).tree["w"],
 }
-
-
-def made_levels(w, patched=False):
-    row_steps = 2.0 ** jnp.asarray(R.integers(-6, -3, (len(w), w.shape[1], 1)), jnp.float32)
-    column_steps = jnp.ones((1, 1, w.shape[2]))
-    levels = jnp.round(w / row_steps).astype(jnp.int8)
-    patches = None
-    if patched:
-        where = np.zeros(w.shape, bool)
-        where[:, 2, 3] = where[1:, 5, 1] = True
-        patches = _patches.of_places(where, np.full(w.shape, 7.5, np.float32))
-        levels = jnp.where(where, 0, levels)
-    return LevelArray(levels, row_steps, column_steps, patches)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -193,16 +196,13 @@ def made_levels(w, patched=False):
     "name", ["transposed", "einsum over experts", "halves", "part", "scan", "loop", "cast"]
 )
 def test_other_small_arrays(name, form, assert_same):
-    big = array(3, 32, 32)
-    q, x, f = FORMS[form](big), array(4, 32), IN_PLACE[name]
+    q, x, f = FORMS[form](), array(4, 32), IN_PLACE[name]
     found = jax.jit(serve.in_place(f))(q, x)
     assert_same(found, f(serve.tree_decode(q), x), 0.02 if name == "cast" else 1e-5)
 
 
-@pytest.mark.parametrize("form", ["levels", "levels, patched"])
-def test_rows_of_levels(form, decoded):
-    q = FORMS[form](array(1, 32, 16))[0]
-    at = jnp.array([[2, 5], [30, -1]])
+def test_rows_of_levels(decoded):
+    q, at = levels(32, 16), jnp.array([[2, 5], [30, -1]])
     found = serve.in_place(lambda w: jnp.take(w, at, axis=0))(q)
     assert decoded == [(2, 2, 16)]
     np.testing.assert_array_equal(found, q.decode()[at])
