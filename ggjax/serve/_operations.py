@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ggjax._internal import trees
+from ggjax._internal import mesh, trees
 from ggjax.serve import _kinds
 from ggjax.serve._held import Held, is_held
 
@@ -36,13 +36,13 @@ def _dot_general(eqn: Any, values: list[Any]) -> list[Any] | None:
     if is_held(values[0]):
         values, names = values[::-1], names[::-1]
     x, w = values
-    if is_held(x) or None in w.order or eqn.params.get("out_sharding") is not None:
-        return None
-    if not trees.is_weight_dtype(x.dtype):
+    if is_held(x) or None in w.order or not trees.is_weight_dtype(x.dtype):
         return None
     own = [names[1][w.order.index(a)] for a in range(len(w.order))]
     subscripts = f"{''.join(names[0])},{''.join(own)}->{''.join(made)}"
-    return [_kinds.einsum(subscripts, x, w.array, eqn.outvars[0].aval.dtype)]
+    asked = eqn.outvars[0].aval
+    y = _kinds.einsum(subscripts, x, w.array, asked.dtype)
+    return [y if mesh.explicit_sharding(y) is None else jax.reshard(y, asked.sharding)]
 
 
 def _gather(eqn: Any, values: list[Any]) -> list[Any] | None:
