@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
     from ggjax.codec.serving._dot import dot as dot
     from ggjax.codec.serving._dot import einsum as einsum
     from ggjax.codec.serving._resident import resident as resident
+    from ggjax.codec.serving._twelve import TwelveBitArray as TwelveBitArray
 
 _HOME = {
     "Coded": "ggjax.codec._coded",
@@ -47,6 +48,7 @@ _HOME = {
     "dot": "ggjax.codec.serving._dot",
     "einsum": "ggjax.codec.serving._dot",
     "resident": "ggjax.codec.serving._resident",
+    "TwelveBitArray": "ggjax.codec.serving._twelve",
 }
 
 __all__ = [*_HOME]

@@ -101,7 +101,7 @@ def _grouped(q: LevelArray, groups: Groups) -> Matrices:
     if steps is None or astray or (limit is None) != (q.limit is None):
         # Rows and columns of the product are not those of the steps.
         weights = _matrices.reshaped(q.decode(jnp.float32), groups)
-        return Matrices((weights,), None, None, None, _matrices.as_they_are, None, False)
+        return Matrices((weights,), None, None, None, _matrices.as_they_are, None, exact=False)
     patches = _patches.regrouped(q.patches, shape, groups, axis)
     if axis not in groups[1]:
         q = q.unpacked()
@@ -110,14 +110,14 @@ def _grouped(q: LevelArray, groups: Groups) -> Matrices:
     rows, columns = steps
     if limit is None:
         decode = _decode_bytes if q.is_packed else _matrices.as_they_are
-        return Matrices((levels,), rows, columns, patches, decode, cut, levels.dtype.itemsize == 1)
+        return Matrices((levels,), rows, columns, patches, decode, cut, exact=levels.dtype.itemsize == 1)
     b, m, n = (math.prod(shape[a] for a in group) for group in groups)
     rows = jnp.ones((b, m)) if rows is None else rows
     columns = jnp.ones((b, n)) if columns is None else columns
     rows = _matrices.apart(rows / limit[:, None], cut)  # (P, b, m / P)
     arrays = (levels, *(r[..., None] for r in rows), columns[:, None])
     decode = _decode_limited_bytes if q.is_packed else _decode_limited
-    return Matrices(arrays, None, jnp.broadcast_to(limit[:, None], (b, n)), patches, decode, cut, False)
+    return Matrices(arrays, None, jnp.broadcast_to(limit[:, None], (b, n)), patches, decode, cut, exact=False)
 
 
 def _decode_bytes(levels: jax.Array) -> tuple[jax.Array, ...]:
@@ -138,7 +138,7 @@ def _decode_limited_bytes(levels: jax.Array, *steps: jax.Array) -> tuple[jax.Arr
 
 def _indexed(q: LevelArray, index: Any) -> LevelArray:
     entries = index if isinstance(index, tuple) else (index,)
-    rows_are_whole = _is_leading(entries, q.axis % q.ndim)
+    rows_are_whole = _floats_needed.is_leading(entries, q.axis % q.ndim)
     if q.patches is not None and not rows_are_whole:
         raise IndexError(
             f"a LevelArray of shape {q.shape} with patches can be indexed only along the axes before axis "
@@ -155,13 +155,6 @@ def _indexed(q: LevelArray, index: Any) -> LevelArray:
     levels = q.levels[index]
     axis = q.axis if levels.ndim + q.axis >= 0 else -1
     return LevelArray(levels, own(q.row_steps), own(q.column_steps), limit, patches, q.dtype, axis)
-
-
-def _is_leading(entries: tuple[Any, ...], axes: int) -> bool:
-    """Whether an index takes some of so many first axes and leaves the others alone."""
-    return len(entries) <= axes and not any(
-        e is None or e is Ellipsis or getattr(e, "dtype", None) == np.bool_ for e in entries
-    )
 
 
 def check_form(q: LevelArray, name: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 
 
 class Small:
@@ -60,6 +61,13 @@ class Small:
     __array__ = __jax_array__ = __float__ = __neg__ = __abs__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
     __matmul__ = __rmatmul__ = __pow__ = __rpow__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+
+
+def is_leading(entries: tuple[Any, ...], axes: int) -> bool:
+    """Whether an index takes some of so many first axes and leaves the others alone."""
+    return len(entries) <= axes and not any(
+        e is None or e is Ellipsis or getattr(e, "dtype", None) == np.bool_ for e in entries
+    )
 
 
 def _brief(x: Any) -> str:

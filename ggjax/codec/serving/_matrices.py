@@ -30,7 +30,9 @@ class Matrices:
     cut: tuple[int, int, int] | None = dataclasses.field(metadata={"static": True})
     """For P = 2: the rows are (before, size, after), and neighbours along the second axis share a place."""
     exact: bool = dataclasses.field(metadata={"static": True})
-    """Whether bfloat16 holds everything that is decoded."""
+    """Whether bfloat16 holds everything that is decoded,"""
+    powers: bool = dataclasses.field(default=False, metadata={"static": True})
+    """and rows and columns are multiplied by powers of 2."""
 
     def __getitem__(self, index: Any) -> "Matrices":
         return jax.tree.map(lambda a: a[index], self)
@@ -40,7 +42,7 @@ def product(x: jax.Array, w: Matrices, transposed: bool) -> jax.Array:
     """x (B, m) times one matrix (m, n), or (B, n) times its transposed; float32 or wider."""
     before, after = (w.columns, w.rows) if transposed else (w.rows, w.columns)
     given = x
-    if before is not None or not w.exact:
+    if not w.exact or not (before is None or w.powers):
         x = x.astype(trees.wide_dtype(x.dtype))
     if before is not None:
         x = x * before.astype(x.dtype)[None]

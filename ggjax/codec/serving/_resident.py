@@ -13,7 +13,7 @@ from ggjax.codec._compressed import Compressed, is_coded
 from ggjax.codec._decompress import decompress
 from ggjax.codec._groups import index_groups
 from ggjax.codec._host import outside_trace
-from ggjax.codec.serving import _making, _nearest, _pieces
+from ggjax.codec.serving import _making, _nearest, _pieces, _twelve
 from ggjax.codec.serving._array import LevelArray
 from ggjax.codec.serving._floats_needed import Small
 from ggjax.codec.serving._pieces import Piece
@@ -24,7 +24,7 @@ from ggjax.sensitivity._views import BatchAxis, View, view_of
 def resident(
     tree: Any,
     *,
-    bits: Literal[4, 8] | None = None,
+    bits: Literal[4, 8, 12] | None = None,
     batch_axis: BatchAxis = (),
     mask: trees.Mask | Literal["kernels"] = "kernels",
 ) -> Any:
@@ -43,14 +43,17 @@ def resident(
       tree: a ``Compressed`` tree, what ``sensitivity.round_to`` gives, or any tree of arrays, coded arrays and
         ``sensitivity.Levels``. Outside jit.
       bits: what becomes of kernels of floats: None, they stay; 8 or 4, they are rounded to the nearest level,
-        with a step for every output channel (embeddings to 8 bits, with one for every row).
-      batch_axis: the axes along which layers are stacked, so that steps can be sliced along them: a number, a
-        tuple, or a function of name and leaf (see ``sensitivity.estimate``).
+        with a step for every output channel (embeddings to 8 bits, with one for every row); 12, those of
+        bfloat16 are kept losslessly in a ``TwelveBitArray``, except embeddings, and where the exponents are too
+        many or rows odd in number.
+      batch_axis: the axes along which layers are stacked, so that steps can be sliced along them: a number or
+        a tuple, for leaves that have two more axes, or a function of name and leaf (see
+        ``sensitivity.estimate``).
       mask: the leaves that ``bits`` is for.
 
     Raises:
-      ValueError: bits that are none of these, or a NaN or infinite weight to be rounded; the message names the
-        leaf.
+      ValueError: bits that are none of these, a NaN or infinite weight to be rounded, or a kernel of another
+        dtype than bfloat16 for 12 bits; the message names the leaf.
 
     >>> from ggjax.codec import compress, dot
     >>> w = jnp.sin(jnp.arange(8192.0)).reshape(64, 128)
@@ -58,19 +61,34 @@ def resident(
     >>> small.shape, small.nbytes, dot(jnp.ones((1, 64)), small).shape
     ((64, 128), 4104, (1, 128))
     """
-    if bits not in (None, 4, 8):
-        raise ValueError(f"bits must be None, 4 or 8, got {bits!r}")
+    if bits not in (None, 4, 8, 12):
+        raise ValueError(f"bits must be None, 4, 8 or 12, got {bits!r}")
     paths, treedef = jax.tree_util.tree_flatten_with_path(_opened(tree), is_leaf=_is_leaf)
     own, leaves = [trees.leaf_name(path) for path, _ in paths], [x for _, x in paths]
-    views = {n: view_of(n, x, batch_axis, None) for n, x in zip(own, leaves, strict=True) if _has_rows(x)}
+    pairs = [(n, x) for n, x in zip(own, leaves, strict=True) if _has_rows(x)]
+    views = {n: view_of(n, x, _stacked(x, batch_axis), None) for n, x in pairs}
     small = _small(own, leaves, views)
     chosen = [False] * len(small) if bits is None else _chosen(treedef.unflatten(small), mask)
     for i, (name, x) in enumerate(zip(own, small, strict=True)):
         if chosen[i] and name in views:
             assert bits is not None
-            trees.check_finite([name], [x])
-            small[i] = _nearest.nearest(x, bits, views[name], _is_table(name))
+            small[i] = _of_floats(name, x, bits, views[name])
     return treedef.unflatten(small)
+
+
+def _of_floats(name: str, x: Any, bits: int, view: View) -> Any:
+    """An array of floats in so many bits a weight."""
+    if bits != 12:
+        trees.check_finite([name], [x])
+        return _nearest.nearest(x, bits, view, _is_table(name))
+    if x.dtype != jnp.bfloat16:
+        raise ValueError(
+            f"leaf {name!r}: 12 bits are a form of bfloat16, got {x.dtype}: cast it, or ask for 8 or 4 bits"
+        )
+    found = (
+        None if _is_table(name) or not view.rows else _twelve.encode(np.asarray(x), view.rows[-1], view.batch)
+    )
+    return x if found is None else found
 
 
 def _opened(tree: Any) -> Any:
@@ -87,6 +105,11 @@ def _is_leaf(x: Any) -> bool:
 def _has_rows(x: Any) -> bool:
     """Whether it is an array of rows and columns, in whatever form."""
     return not isinstance(x, Levels) and len(getattr(x, "shape", ())) > 1
+
+
+def _stacked(x: Any, batch_axis: BatchAxis) -> BatchAxis:
+    """The axes along which layers are stacked; none where that would leave no matrix."""
+    return batch_axis if callable(batch_axis) or len(x.shape) >= 2 + np.size(batch_axis) else ()
 
 
 def _is_table(name: str) -> bool:
