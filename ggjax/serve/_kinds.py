@@ -18,7 +18,7 @@ from ggjax.rf8 import _array as codes
 
 def is_small(x: Any) -> bool:
     """Whether x is an array in a few bits a weight, which ``in_place`` works with as it is: an ``RF8Array``, a
-    ``LevelArray``, or an array of a ``Compressed`` tree."""
+    ``LevelArray``, a ``TwelveBitArray``, or an array of a ``Compressed`` tree."""
     return isinstance(x, (Small, RF8Array)) or is_coded(x)
 
 

@@ -37,10 +37,11 @@ def ways(params: Any) -> dict[str, Way]:
         "RF8": rf8.tree_encode(params),
         "levels, 8 bits": codec.resident(params, bits=8, mask=None),
         "levels, 4 bits": codec.resident(params, bits=4, mask=None),
+        "bfloat16 in 12 bits": codec.resident(half, bits=12, mask=None),
         "entropy-coded, 4 bits": ggjax.compress(params, bits=4),
     }
     for name, small in forms.items():
-        found[name] = Way(small, serve.tree_decode(small))
+        found[name] = Way(small, serve.tree_decode(small), jnp.bfloat16 if "bfloat16" in name else None)
     return found
 
 
