@@ -1,8 +1,9 @@
 """Models that run on small weights as they are: multiplied where they lie, never made floats as a whole.
 
 A *small array* is an array in a few bits a weight: an ``rf8.RF8Array``, a ``codec.LevelArray``, a
-``codec.TwelveBitArray``, or an entropy-coded array of ``compress``. ``in_place(f)`` is f for arguments that hold small arrays in place of float
-ones. It traces f as for floats, then runs what was traced with the small arrays themselves:
+``codec.TwelveBitArray``, or an entropy-coded array of ``compress``. ``in_place(f)`` is f for arguments that
+hold small arrays in place of float ones. It traces f as for floats, then runs what was traced with the small
+arrays themselves:
 
 - products (``dot``, ``matmul``, ``einsum``, whatever becomes a ``dot_general``) decode tile by tile;
 - rows that are looked up (embeddings) are looked up first and decoded then;
