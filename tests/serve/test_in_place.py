@@ -157,7 +157,12 @@ def test_no_temporary_is_as_large_as_a_matrix():
     n, layers = 2048, 2
     q = jax.eval_shape(lambda: rf8.encode(jnp.zeros((layers, n, n)), axis=(1, 2)))
     x = jax.ShapeDtypeStruct((1, n), jnp.float32)
-    for f in (looped, lambda w, x: lax.scan(lambda y, w: (jnp.tanh(y @ w), None), x, w)[0]):
+    programs = (
+        looped,
+        lambda w, x: lax.scan(lambda y, w: (jnp.tanh(y @ w), None), x, w)[0],
+        lambda w, x: lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ w[0]), x),  # not decoded ahead of the loop
+    )
+    for f in programs:
         compiled = jax.jit(serve.in_place(f)).lower(q, x).compile()
         assert compiled.memory_analysis().temp_size_in_bytes < 1.5 * n * n  # floats would be 4 times n^2 bytes
 
