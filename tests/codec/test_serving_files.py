@@ -82,16 +82,11 @@ def test_layers_are_decoded_one_after_another(dtype):
 
 
 def test_only_one_layer_is_decoded_at_a_time():
-    n = 256
-
-    def temporary(layers):
-        w = (R.standard_normal((layers, n, n)) * n**-0.5).astype(ml_dtypes.bfloat16)
-        step = jax.jit(lambda x, stack: jax.lax.scan(lambda x, w: (codec.dot(x, w), None), x, stack)[0])
-        memory = step.lower(jnp.ones((1, n), jnp.bfloat16), codec.layers(w)).compile().memory_analysis()
-        return memory.temp_size_in_bytes
-
-    few, many = temporary(3), temporary(9)
-    assert many < few + n * n / 4 and many < 24 * n * n  # bytes
+    layers, n = 17, 256
+    w = (R.standard_normal((layers, n, n)) * n**-0.5).astype(ml_dtypes.bfloat16)
+    step = jax.jit(lambda x, stack: jax.lax.scan(lambda x, w: (codec.dot(x, w), None), x, stack)[0])
+    memory = step.lower(jnp.ones((1, n), jnp.bfloat16), codec.layers(w)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 24 * n * n < w.nbytes  # in bytes: decoding one takes about 20 a weight
 
 
 def test_layers_of_what_a_file_has(tmp_path):
