@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
     from ggjax.codec.serving._array import LevelArray as LevelArray
     from ggjax.codec.serving._dot import dot as dot
     from ggjax.codec.serving._dot import einsum as einsum
+    from ggjax.codec.serving._layers import layers as layers
     from ggjax.codec.serving._resident import resident as resident
     from ggjax.codec.serving._twelve import TwelveBitArray as TwelveBitArray
 
@@ -47,6 +48,7 @@ _HOME = {
     "LevelArray": "ggjax.codec.serving._array",
     "dot": "ggjax.codec.serving._dot",
     "einsum": "ggjax.codec.serving._dot",
+    "layers": "ggjax.codec.serving._layers",
     "resident": "ggjax.codec.serving._resident",
     "TwelveBitArray": "ggjax.codec.serving._twelve",
 }

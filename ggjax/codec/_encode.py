@@ -78,7 +78,7 @@ def tokens_of(
     for flat, zeros in zip(_rows.parts_of(ready.x, rows), rows.zeros, strict=True):
         sample = _rows.sample_keys(flat, quantizer, ready.settings, zeros)
         bins, _ = _tokens.choose_bins(sample, len(flat), signed=quantizer.signed)
-        tokens.append(_tokenize(flat, bins, kind, ready.settings, zeros))
+        tokens.append(tokenize(flat, bins, kind, ready.settings, zeros))
         parts.append(Part(len(flat), *bins, zeros, 0, len(tokens[-1].exceptions)))
     meta = Meta(x.shape, str(x.dtype), kind, ready.params, tuple(parts), rows.axis)
     return Tokens(meta, tokens, _pack_classes(rows.classes, meta.class_bits))
@@ -100,7 +100,7 @@ def tokens_of_levels(levels: np.ndarray, steps: np.ndarray, params: Scaled, dtyp
     for flat in _grid.cut(grid, chosen.rows, chosen.columns, matrix):
         sample = spread_out(flat, 1 << 15).view(np.uint32)
         bins, _ = _tokens.choose_bins(sample, len(flat), signed=True)
-        tokens.append(_tokenize(flat, bins, "scaled", (), 0))
+        tokens.append(tokenize(flat, bins, "scaled", (), 0))
         parts.append(Part(len(flat), *bins, 0, 0, len(tokens[-1].exceptions)))
     meta = Meta(params.shape, dtype, "scaled", params, tuple(parts), grid=grid)
     return Tokens(meta, tokens, _grid.pack(grid, chosen.rows, chosen.columns), steps)
@@ -159,9 +159,10 @@ def choose_tables(t: Tokens, known: list[np.ndarray]) -> tuple[Meta, np.ndarray]
     return t.meta._replace(parts=tuple(parts)), np.stack(own)
 
 
-def _tokenize(
+def tokenize(
     flat: np.ndarray, bins: _tokens.Bins, kind: str, settings: tuple[Any, ...], zeros: int
 ) -> PartTokens:
+    """The tokens of a part, in a window of keys."""
     if len(flat) < FEW:
         return _tokenize_few(flat, bins, kind, settings, zeros)
     chunks, raws, beyond = [], [], []
@@ -281,10 +282,8 @@ def finish(arrays: Sequence[Tokens], known: list[np.ndarray], coder: str) -> lis
     """Entropy-code arrays, all their chunks together; ``known`` as in ``choose_tables``."""
     jobs, chosen = [], []
     for t in arrays:
-        if CODERS[coder].has_tables:
-            meta, tables = choose_tables(t, known)
-        else:
-            meta, tables = t.meta, np.zeros((0, _models.TOKENS), np.uint16)
+        plain = t.meta, np.zeros((0, _models.TOKENS), np.uint16)
+        meta, tables = choose_tables(t, known) if CODERS[coder].has_tables else plain
         chosen.append((meta._replace(coder=coder, beyond=_beyond(t)), tables))
         for p, tokens in zip(meta.parts, t.parts, strict=True):
             table = tables[p.table] if len(tables) else None

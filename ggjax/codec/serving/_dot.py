@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from ggjax import rf8
@@ -104,6 +105,8 @@ def _checked(x: ArrayLike, w: Any) -> tuple[jax.Array, Any]:
     if not trees.is_weight_dtype(x.dtype):
         raise TypeError(f"x must be a floating-point array, got {x.dtype}")
     if is_coded(w):
+        if not trees.is_concrete(x, *jax.tree.leaves(w)):
+            x, w = lax.optimization_barrier((x, w))  # so that no layer is decoded before its turn
         w = decompress(w, keep_rf8=True)
     if isinstance(w, LevelArray):
         _array.check_form(w, "w")
