@@ -18,7 +18,8 @@ class Held(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(1 if a is None else self.array.shape[a] for a in self.order)
+        sizes = _kinds.sizes(self.array)
+        return tuple(1 if a is None else sizes[a] for a in self.order)
 
     @property
     def in_order(self) -> bool:
@@ -26,7 +27,7 @@ class Held(NamedTuple):
 
     def part(self, index: Iterable[Any]) -> "Held | None":
         """A part of it, by a slice for each of the first axes; None where it has to be decoded for that."""
-        own: list[Any] = [slice(None)] * len(self.array.shape)
+        own: list[Any] = [slice(None)] * len(_kinds.sizes(self.array))
         for a, i in zip(self.order, index, strict=False):
             if a is not None:
                 own[a] = i
@@ -50,7 +51,7 @@ class Held(NamedTuple):
 
 def hold(array: Any) -> Held:
     """The small array as it is."""
-    return Held(array, tuple(range(len(array.shape))), array.dtype)
+    return Held(array, tuple(range(len(_kinds.sizes(array)))), array.dtype)
 
 
 def is_held(x: Any) -> bool:

@@ -55,7 +55,7 @@ def in_place(f: F) -> F:
             args, kwargs = treedef.unflatten(filled.get(i, x) for i, x in enumerate(leaves))
             return f(*args, **kwargs)
 
-        shapes = [_kinds.shape(flat[i][1], f"leaf {_name(flat[i][0])!r}") for i in at]
+        shapes = [_kinds.checked(flat[i][1], f"leaf {_name(flat[i][0])!r}") for i in at]
         closed, results = jax.make_jaxpr(of_small, return_shape=True)(*shapes)
         found = run(closed.jaxpr, closed.consts, [hold(leaves[i]) for i in at])
         return jax.tree.unflatten(jax.tree.structure(results), map(out, found))

@@ -4,11 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
 from ggjax import codec, rf8
-from ggjax.codec import Compressed, LevelArray
+from ggjax.codec import Coded, Compressed, LevelArray
 from ggjax.codec._compressed import is_coded
 from ggjax.codec.serving import _array as levels
 from ggjax.codec.serving._floats_needed import Small
@@ -49,14 +50,19 @@ def opened(tree: Any) -> Any:
     )
 
 
-def shape(a: Any, name: str) -> jax.ShapeDtypeStruct:
+def sizes(a: Any) -> tuple[int, ...]:
+    """The shape of the float array that a small one stands for."""
+    return (len(a.states), *a.shape) if _has_layers(a) else a.shape
+
+
+def checked(a: Any, name: str) -> jax.ShapeDtypeStruct:
     """The shape, dtype and (on an Explicit mesh) sharding of the float array that a small one stands for.
 
     Raises:
       TypeError or ValueError: its fields do not fit together; the message begins with the name.
     """
     if is_coded(a):
-        return jax.ShapeDtypeStruct(a.shape, a.dtype)
+        return jax.ShapeDtypeStruct(sizes(a), a.dtype)
     if isinstance(a, RF8Array):
         codes.check_form(a, name)
     elif isinstance(a, LevelArray):
@@ -70,16 +76,18 @@ def decode(a: Any) -> jax.Array:
 
 
 def _decode(a: Any) -> jax.Array:
+    if _has_layers(a):
+        return lax.map(codec.decompress, a)
     if is_coded(a):
         return codec.decompress(a)
     return rf8.decode(a) if isinstance(a, RF8Array) else a.decode()
 
 
 def einsum(subscripts: str, x: jax.Array, a: Any, dtype: DTypeLike) -> jax.Array:
-    """``jnp.einsum(subscripts, x, decode(a))`` without decoding all of a, unless it is an entropy-coded one: it
-    is decoded when x is there, not ahead of a loop or of the layers before it."""
-    if is_coded(a):
-        x, a = lax.optimization_barrier((x, a))
+    """``jnp.einsum(subscripts, x, decode(a))`` without decoding all of a, unless it is an entropy-coded one."""
+    if _has_layers(a) or (is_coded(a) and a.dtype != x.dtype):
+        x, a = lax.optimization_barrier((x, a))  # not decoded before its turn
+        a = _decode(a).astype(x.dtype)
     return codec.einsum(subscripts, x, a, preferred_element_type=dtype)
 
 
@@ -92,7 +100,9 @@ def rows(a: Any, at: jax.Array) -> jax.Array:
 def index(a: Any, at: Any) -> Any:
     """Some of the array, still small; None where it has to be decoded for that."""
     if is_coded(a):
-        return None
+        first, *others = at if isinstance(at, tuple) else (at,)
+        is_of_layers = _has_layers(a) and not others and (isinstance(first, slice) or not np.ndim(first))
+        return jax.tree.map(lambda stream: stream[first], a) if is_of_layers else None
     try:
         return a[at]
     except IndexError:  # patches are found along some axes only
@@ -111,5 +121,10 @@ def stacked(a: Any) -> Any:
     """The array for ``scan`` to take apart: what its layers share is there for each of them. None where it has
     to be decoded for that."""
     if is_coded(a):
-        return None
+        return a if _has_layers(a) else None
     return jax.tree.map(lambda part: jnp.broadcast_to(part, (a.shape[0], *part.shape[1:])), a)
+
+
+def _has_layers(a: Any) -> bool:
+    """Whether this is what ``codec.layers`` makes: its streams have one axis more, and its shape one less."""
+    return isinstance(a, Coded) and np.ndim(a.states) > 1
