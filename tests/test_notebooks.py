@@ -10,7 +10,8 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_notebooks():
-    assert {"01_life_of_a_model.ipynb", "04_ask_for_a_loss.ipynb"} <= {p.name for p in NOTEBOOKS}
+    found = {p.name for p in NOTEBOOKS}
+    assert {"01_life_of_a_model.ipynb", "03_serve.ipynb", "04_ask_for_a_loss.ipynb"} <= found
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

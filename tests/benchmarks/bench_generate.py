@@ -28,6 +28,7 @@ class Way(NamedTuple):
     params: Any
     floats: Any
     dtype: Any = None  # of the model's products
+    most: int = 1 << 30  # bytes of text, where each takes long
 
 
 def ways(params: Any) -> dict[str, Way]:
@@ -41,7 +42,8 @@ def ways(params: Any) -> dict[str, Way]:
         "entropy-coded, 4 bits": ggjax.compress(params, bits=4),
     }
     for name, small in forms.items():
-        found[name] = Way(small, serve.tree_decode(small), jnp.bfloat16 if "bfloat16" in name else None)
+        dtype, most = (jnp.bfloat16 if "bfloat16" in name else None), (4 if "entropy" in name else 1 << 30)
+        found[name] = Way(small, serve.tree_decode(small), dtype, most)
     return found
 
 
@@ -51,7 +53,10 @@ def table(model: _lm.Model, count: int, repeats: int) -> None:
     prompt = jnp.asarray(np.frombuffer(b"import ", np.uint8)[None])
     found = ways(params)
     models = {name: model.clone(dtype=way.dtype) for name, way in found.items()}
-    programs = {n: generate.lower(models[n], way.params, prompt, count).compile() for n, way in found.items()}
+    counts = {name: min(count, way.most) for name, way in found.items()}
+    programs = {
+        n: generate.lower(models[n], way.params, prompt, counts[n]).compile() for n, way in found.items()
+    }
     runs = {n: functools.partial(program, found[n].params, prompt) for n, program in programs.items()}
     seconds = [median for _, median, _ in spread(*runs.values(), repeats=repeats)]
     size = sum(x.size for x in jax.tree.leaves(params))
@@ -59,15 +64,21 @@ def table(model: _lm.Model, count: int, repeats: int) -> None:
         f"{size:,} weights, {count} bytes of text, jax {jax.__version__} on {jax.devices()[0].platform}\n\n"
         f"{'weights':<24}{'MB':>8}{'':>9}{'working MB':>12}{'bytes/s':>9}{'':>8}  same text as decoded weights"
     )
-    full, first = serve.nbytes(params), seconds[0]
+    full, first = serve.nbytes(params), _speed(prompt, count, seconds[0])
     for (name, way), s in zip(found.items(), seconds, strict=True):
-        same = bool((generate(models[name], way.floats, prompt, count) == runs[name]()).all())
+        speed = _speed(prompt, counts[name], s)
+        same = bool((generate(models[name], way.floats, prompt, counts[name]) == runs[name]()).all())
         held, working = serve.nbytes(way.params), programs[name].memory_analysis().temp_size_in_bytes
         print(
             f"{name:<24}{held / 1e6:>8.1f}{held / full:>8.3f}x{working / 1e6:>12.1f}"
-            f"{(prompt.shape[1] + count - 1) / s:>9.1f}{first / s:>7.2f}x  {'yes' if same else 'NO'}",
+            f"{speed:>9.1f}{speed / first:>7.2f}x  {'yes' if same else 'NO'}",
             flush=True,
         )
+
+
+def _speed(prompt: jax.Array, count: int, seconds: float) -> float:
+    """How many times a second the model was applied."""
+    return (prompt.shape[1] + count - 1) / seconds
 
 
 def main() -> None:
