@@ -20,8 +20,8 @@ def in_place(f: F) -> F:
     """f for arguments with small arrays in place of float ones, which it multiplies by as they lie.
 
     A ``Compressed`` tree stands for what was compressed: each of its arrays is decoded where it is used.
-    The result is jittable where f is, and differentiable with respect to the float arrays. Call it under
-    ``jax.jit``: otherwise every call traces f anew. Without a small array among the arguments it is f.
+    The result is jittable where f is, and has gradients (``jax.grad``) with respect to the float arrays. Call
+    it under ``jax.jit``: otherwise every call traces f anew. Without a small array among the arguments it is f.
 
     Args:
       f: any function of trees of arrays that JAX can trace. It sees float arrays of the shapes and dtypes that
@@ -43,8 +43,8 @@ def in_place(f: F) -> F:
 
     @functools.wraps(f)
     def served(*args: Any, **kwargs: Any) -> Any:
-        given = _kinds.opened((args, kwargs))
-        flat, treedef = jax.tree_util.tree_flatten_with_path(given, is_leaf=_kinds.is_small)
+        args, kwargs = _kinds.opened((args, kwargs))
+        flat, treedef = jax.tree_util.tree_flatten_with_path((args, kwargs), is_leaf=_kinds.is_small)
         leaves = [x for _, x in flat]
         at = [i for i, x in enumerate(leaves) if _kinds.is_small(x)]
         if not at:

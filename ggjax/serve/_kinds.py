@@ -43,11 +43,13 @@ def tree_decode(tree: Any) -> Any:
 
 def opened(tree: Any) -> Any:
     """The tree with every ``Compressed`` in it as the tree of coded arrays that it holds."""
-    return jax.tree.map(
-        lambda x: x.tree if isinstance(x, Compressed) else x,
-        tree,
-        is_leaf=lambda x: isinstance(x, Compressed) or is_small(x),
-    )
+
+    def is_leaf(x: Any) -> bool:
+        return isinstance(x, Compressed) or is_small(x)
+
+    if not any(isinstance(x, Compressed) for x in jax.tree.leaves(tree, is_leaf=is_leaf)):
+        return tree
+    return jax.tree.map(lambda x: x.tree if isinstance(x, Compressed) else x, tree, is_leaf=is_leaf)
 
 
 def sizes(a: Any) -> tuple[int, ...]:
