@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ggjax import codec, rf8, sensitivity
 from ggjax.codec.serving import _pieces
@@ -77,6 +79,36 @@ def test_what_is_on_no_levels():
     small = codec.resident(codec.compress(tree | {"stack": laplace(3, 64, 32)}, rf8=True), batch_axis=0)
     assert all(isinstance(x, rf8.RF8Array) for x in small.values())
     assert small["stack"].exponents.shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize("spec", [P("x", "y"), P(None, ("x", "y"))], ids=str)
+def test_sharded_leaves_stay_sharded(spec):
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    w = jax.device_put(laplace(256, 64).at[3, 5].set(3.0), NamedSharding(mesh, spec))
+    coded = codec.compress({"w": w, "b": laplace(8)}, step=0.07)
+    small = codec.resident(coded)["w"]
+    assert small.is_packed and small.patches is not None and small.sharding == w.sharding
+    np.testing.assert_array_equal(small.decode(), codec.decompress(coded)["w"])
+    x = laplace(3, 256)
+    want = np.asarray(x, np.float64) @ np.asarray(small.decode(), np.float64)
+    np.testing.assert_allclose(codec.dot(x, small), want, atol=1e-6 * np.abs(want).max())
+    as_rf8 = codec.compress({"w": w}, rf8=True)  # shards have exponents of their own
+    np.testing.assert_array_equal(codec.resident(as_rf8)["w"], codec.decompress(as_rf8)["w"])
+
+
+def test_sharded_leaves_of_calibrated_rounding():
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    w = jax.device_put(laplace(64, 128), NamedSharding(mesh, P("x", "y")))
+    known = sensitivity.init({"kernel": w})
+    gradient = laplace(64, 128) * jnp.exp(jnp.linspace(-2, 2, 64))[:, None]
+    for _ in range(2):
+        known = sensitivity.update(known, {"kernel": gradient})
+    rounded = sensitivity.round_to({"kernel": w}, known, bits=4)
+    levels = {n: dataclasses.replace(q, limit=jnp.full_like(q.limit, 3)) for n, q in rounded.levels.items()}
+    coded = codec.compress(rounded._replace(levels=levels))
+    small = codec.resident(coded)["kernel"]
+    assert isinstance(small, codec.LevelArray) and small.limit is not None and small.sharding == w.sharding
+    np.testing.assert_allclose(small.decode(), levels["kernel"].values, rtol=3e-7)
 
 
 MODEL = nn.Sequential([nn.Dense(64), nn.tanh, nn.Dense(10)])

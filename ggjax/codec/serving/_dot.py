@@ -10,6 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ggjax import rf8
 from ggjax._internal import einsums, trees
+from ggjax.codec._coded import Coded
 from ggjax.codec._compressed import is_coded
 from ggjax.codec._decompress import decompress
 from ggjax.codec.serving import _array, _matrices
@@ -107,7 +108,7 @@ def _checked(x: ArrayLike, w: Any) -> tuple[jax.Array, Any]:
     if is_coded(w):
         if not trees.is_concrete(x, *jax.tree.leaves(w)):
             x, w = lax.optimization_barrier((x, w))  # so that no layer is decoded before its turn
-        w = decompress(w, keep_rf8=True)
+        w = decompress(w, keep_rf8=isinstance(w, Coded))
     if isinstance(w, LevelArray):
         _array.check_form(w, "w")
     elif not isinstance(w, (Small, rf8.RF8Array)):

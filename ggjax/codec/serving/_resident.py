@@ -9,11 +9,11 @@ import numpy as np
 
 from ggjax import masks, rf8
 from ggjax._internal import names, trees
-from ggjax.codec._compressed import Compressed, is_coded
+from ggjax.codec._compressed import Blocks, Compressed, is_coded
 from ggjax.codec._decompress import decompress
 from ggjax.codec._groups import index_groups
 from ggjax.codec._host import outside_trace
-from ggjax.codec.serving import _making, _nearest, _pieces, _twelve
+from ggjax.codec.serving import _blocks, _making, _nearest, _pieces, _twelve
 from ggjax.codec.serving._array import LevelArray
 from ggjax.codec.serving._floats_needed import Small
 from ggjax.codec.serving._pieces import Piece
@@ -128,9 +128,12 @@ def _small(own: list[str], leaves: list[Any], views: dict[str, View]) -> list[An
             for i, piece in zip(group, _pieces.of_coded([leaves[i] for i in group]), strict=True):
                 if piece is not None:
                     out[i] = _on_levels(own[i], piece, leaves[i].dtype, views[own[i]])
-    rest = [i for i, x in enumerate(out) if is_coded(x)]
-    for i, x in zip(rest, decompress([out[i] for i in rest], keep_rf8=True), strict=True):
-        out[i] = x
+    for i, x in enumerate(leaves):
+        piece = _blocks.piece_of(x) if isinstance(x, Blocks) and own[i] in views else None
+        if piece is not None:
+            out[i] = _blocks.placed(_on_levels(own[i], piece, x.dtype, views[own[i]]), x.sharding)
+    out = decompress([decompress(x) if isinstance(x, Blocks) else x for x in out], keep_rf8=True)
+    for i, x in enumerate(out):
         if isinstance(x, rf8.RF8Array) and own[i] in views:
             out[i] = dataclasses.replace(x, exponents=_sliceable(x.exponents, views[own[i]]))
     return out
