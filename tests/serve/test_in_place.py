@@ -76,8 +76,9 @@ DECODED = {
 }
 
 
-INDEXED = ("transposed", "einsum", "take", "part", "axes swapped and part", "scan", "loop", "vmap", "halves")
-CASES = [(n, "tensor") for n in IN_PLACE] + [(n, a) for n in INDEXED for a in AXES if a != "tensor"]
+INDEXED = ("transposed", "take", "axes swapped and part", "scan", "halves")
+CASES = [(name, "tensor") for name in IN_PLACE] + [(n, a) for n in INDEXED for a in ("columns", "each")]
+CASES += [("part", "rows"), ("vmap", "layers"), ("scan", "layers"), ("loop", "rows")]
 
 
 @pytest.mark.parametrize(("name", "axis"), CASES)
