@@ -5,10 +5,10 @@ import json
 import pathlib
 import re
 
-import numpy as np
 import pytest
 
 from ggjax.app import _training
+from tests import programs
 from tests.benchmarks import arms, arms_report
 from tests.benchmarks.calibrated import summary
 
@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 def blocks(language, heading=None):
     """The code blocks of a language, in all of the README or in the section of a heading."""
     text = README.split(f"\n{heading}\n")[1].split("\n## ")[0] if heading else README
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return programs.blocks(text, language)
 
 
 def test_ci_runs_the_test_command_and_nothing_else():
@@ -33,7 +33,7 @@ def test_one_command_installs_it_and_shows_it():
     assert command.endswith("&& ggjax demo") and "venv" in command and "[demo]" in command
 
 
-PROGRAMS = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PROGRAMS = programs.programs_of(README)
 
 
 def test_every_program_is_followed_by_what_it_prints():
@@ -42,23 +42,8 @@ def test_every_program_is_followed_by_what_it_prints():
 
 @pytest.mark.parametrize(("code", "printed"), PROGRAMS, ids=range(len(PROGRAMS)))
 def test_a_program_prints_what_stands_below_it(code, printed, capsys, tmp_path, monkeypatch):
-    import jax
-
     monkeypatch.chdir(tmp_path)  # one writes a file
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users have them
-        exec(compile(code, "README.md", "exec"), {})
-    words, numbers = words_and_numbers(capsys.readouterr().out)
-    expected_words, expected_numbers = words_and_numbers(printed)
-    assert words == expected_words
-    # A training differs in its last digits from machine to machine.
-    np.testing.assert_allclose(numbers, expected_numbers, rtol=0.02, atol=0.02)
-
-
-def words_and_numbers(text):
-    """The words of a text, with a placeholder for each number, and the numbers."""
-    number = r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?"
-    found = [float(x.replace(",", "")) for x in re.findall(number, text)]
-    return re.sub(number, "#", text).split(), found
+    programs.check("README.md", code, printed, capsys)
 
 
 def test_the_arms_are_those_of_their_last_run():

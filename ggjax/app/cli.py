@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ggjax.app import _cache, _help, _pipes, _signals, _terminal
+from ggjax.codec import container
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -163,7 +164,7 @@ def _add_command(commands: Any, name: str, description: str, summary: str) -> ar
         "input",
         type=Path,
         metavar="IN",
-        help="a .safetensors file, - for stdin, or the .safetensors.index.json of several",
+        help="a .safetensors file, - for stdin, the .safetensors.index.json of several, or a folder with one",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary")
@@ -178,7 +179,7 @@ def _add_output(parser: argparse.ArgumentParser, default: str) -> None:
         "--out",
         type=Path,
         metavar="OUT",
-        help=f"file to write, - for stdout, or folder where IN is an index (default: {default})",
+        help=f"file to write, - for stdout, or folder where IN has an index (default: {default})",
     )
     parser.add_argument("-f", "--force", action="store_true", help="replace OUT if it is there")
 
@@ -212,9 +213,12 @@ def _add_selection(parser: argparse.ArgumentParser, rest: str) -> None:
 
 
 def _files(args: argparse.Namespace) -> int:
-    if str(args.input) != _pipes.PIPE and (args.input.is_dir() or not args.input.exists()):
-        what = "is a folder" if args.input.is_dir() else "does not exist"
-        return _fail(f"{args.input} {what}: expected a .safetensors file or an index of several", 2)
+    if str(args.input) != _pipes.PIPE and not args.input.exists():
+        return _fail(f"{args.input} does not exist: expected a .safetensors file or an index of several", 2)
+    try:
+        args.input = container.checkpoint_at(args.input)
+    except ValueError as e:
+        return _fail(str(e), 2)
     if args.name == "info":
         from ggjax.app import info as module
     else:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ggjax import codec, rate, sensitivity
+import ggjax
+from ggjax import codec
 from ggjax.app._pipes import PIPE, name_of
 from ggjax.app._terminal import as_json, shown, table, warn
 from ggjax.codec import container, quantize
@@ -36,7 +37,7 @@ def compress(args: argparse.Namespace) -> int:
     """Compress a checkpoint, of one file or of several with an index."""
     options: dict[str, Any] = {name: getattr(args, name) for name in OPTIONS}
     if args.sensitivity is not None:
-        options["sensitivity"] = sensitivity.load(args.sensitivity)
+        options["sensitivity"] = ggjax.sensitivity.load(args.sensitivity)
     elif args.loss_rise is not None:
         raise ValueError("--loss-rise needs --sensitivity FILE, what ggjax.sensitivity.save wrote")
     names: list[str] = []
@@ -130,7 +131,7 @@ def _stats_of(name: str, x: np.ndarray, want: quantize.Want) -> dict[str, Any]:
     """One row of ``stats``."""
     narrow = x.astype(np.float32, copy=False)
     step = quantize.step_for(name, [narrow], "uniform", want)
-    row = rate.report({name: narrow}, float(step), codes=("entropy", "gg")).total
+    row = ggjax.rate.report({name: narrow}, float(step), codes=("entropy", "gg")).total
     t = narrow.reshape(-1)
     noise = power = 0.0
     for i in range(0, t.size, 1 << 20):

@@ -1,13 +1,13 @@
 """Compressed trees: what ``compress`` makes and ``decompress`` takes."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from flax import serialization
 
 from ggjax._internal import trees
 from ggjax.codec._coded import Coded
@@ -41,6 +41,9 @@ class Blocks:
         """The bytes that the blocks at hand take in a file."""
         return sum(b.nbytes for b in self.blocks)
 
+    def __post_init__(self) -> None:
+        tell_flax()
+
     def __reduce__(self) -> Any:
         """For pickle: without the sharding, whose devices belong to this process."""
         return Blocks, (self.blocks, self.starts, self.shape, self.dtype)
@@ -53,10 +56,19 @@ class Compressed:
 
     ``tree`` is like the tree that was compressed, with a coded array in place of every leaf that was coded, and
     the other leaves as they were. It can be pickled (sharded leaves then come back on one device), saved by
-    orbax, serialized by ``flax.serialization``, and written by ``save_file``.
+    orbax, serialized by ``flax.serialization``, and written by ``save_file``. What a decoder has to know is no
+    array but part of the structure. In the state dicts of ``flax.serialization`` it is an array, so these can
+    be saved by orbax, and restored where nothing but shapes and dtypes is known (RECIPES.md).
     """
 
     tree: Any
+
+    def __post_init__(self) -> None:
+        tell_flax()
+
+    def __reduce__(self) -> Any:
+        """For pickle: made anew, so that Flax is told in every process."""
+        return Compressed, (self.tree,)
 
     @property
     def nbytes(self) -> int:
@@ -102,5 +114,11 @@ def _restored(target: Any, state: dict[str, Any]) -> Any:
     return _state_dict.restored(target, state)
 
 
-for _kind in (Compressed, Blocks, Coded):
-    serialization.register_serialization_state(_kind, _state_of, _restored)
+@functools.cache
+def tell_flax() -> None:
+    """Let ``flax.serialization`` know these types: when the first tree of them is made, since files can be read
+    and checked in less time than Flax takes to load."""
+    from flax import serialization
+
+    for kind in (Compressed, Blocks, Coded):
+        serialization.register_serialization_state(kind, _state_of, _restored)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ggjax.codec import _grid
 from ggjax.codec._coded import Coded, Meta, Part
-from ggjax.codec._host import FEW, bucket, namespace_of, outside_trace, padded
+from ggjax.codec._host import FEW, in_parallel, namespace_of, outside_trace, padded
 from ggjax.codec._layout import codes_of, layout_of
 from ggjax.codec.entropy import _planes, _tokens
 from ggjax.codec.entropy._chunks import Chunk, Damaged
@@ -33,12 +33,16 @@ def arrays(coded: Sequence[Coded], wheres: Sequence[str] | None = None) -> list[
     hosts = [Coded(*map(np.asarray, c.streams), meta=c.meta) for c in coded]
     wheres = [f"array {i}" for i in range(len(hosts))] if wheres is None else wheres
     chunks: dict[str, list[Chunk]] = {name: [] for name in CODERS}
+    numbers = []
     for c, where in zip(hosts, wheres, strict=True):
         check(c, where)
-        chunks[c.meta.coder].extend(_chunks_of(c, where))
+        some = _chunks_of(c, where)
+        chunks[c.meta.coder].extend(some)
+        numbers.append(len(some))
     with outside_trace():
         tokens = {name: iter(CODERS[name].decode(some) if some else ()) for name, some in chunks.items()}
-        return [_array(c, tokens[c.meta.coder], where) for c, where in zip(hosts, wheres, strict=True)]
+    own = [iter(list(itertools.islice(tokens[c.meta.coder], n))) for c, n in zip(hosts, numbers, strict=True)]
+    return in_parallel(lambda item: _array(*item), zip(hosts, own, wheres, strict=True))
 
 
 def weights_of(c: Coded, values: Any) -> Any:
@@ -171,7 +175,7 @@ def _values(meta: Meta, p: Part, token: np.ndarray, raw: np.ndarray) -> np.ndarr
     window = np.uint32(p.base), np.uint32(p.shift)
     if len(token) < FEW:
         return _values_of_keys(meta, p, _tokens.join(token, np.uint32(0) if bits is None else bits, *window))
-    number = bucket(-(-len(token) // CHUNK)) * CHUNK
+    number = CHUNK if len(token) <= CHUNK else _GROUP * CHUNK
     bits = None if bits is None else padded(bits, number)
     arguments = DECODERS[meta.kind].arguments(meta.params)
     program = functools.partial(_program_of_tokens, kind=meta.kind, dtype=dtype_of(meta))

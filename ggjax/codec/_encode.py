@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from jax import lax
 
 from ggjax.codec import _grid
 from ggjax.codec._coded import Coded, Meta, Part
-from ggjax.codec._host import FEW, bucket, concatenated, padded
+from ggjax.codec._host import FEW, concatenated, padded
 from ggjax.codec.entropy import _lanes, _models, _planes, _side, _tokens
 from ggjax.codec.entropy._coders import CODERS
 from ggjax.codec.entropy._lanes import CHUNK
@@ -23,7 +23,7 @@ from ggjax.codec.quantize._scaled import Scaled
 from ggjax.codec.quantize._summary import spread_out
 
 _GROUP = 4
-"""Chunks that are turned into tokens at a time, at most."""
+"""Chunks that are turned into tokens at a time, at most; on a CPU one, which is as fast and a program less."""
 
 KNOWN_TABLES = 64
 """How many tables made before are tried, at most."""
@@ -167,10 +167,11 @@ def tokenize(
         return _tokenize_few(flat, bins, kind, settings, zeros)
     chunks, raws, beyond = [], [], []
     counts = np.zeros(_models.TOKENS, np.int64)
-    for start in range(0, len(flat), _GROUP * CHUNK):
-        x = flat[start : start + _GROUP * CHUNK]
+    most = CHUNK if len(flat) <= CHUNK or jax.default_backend() == "cpu" else _GROUP * CHUNK
+    for start in range(0, len(flat), most):
+        x = flat[start : start + most]
         token, raw, count = _tokens_of_chunks(
-            padded(x, _bucket_of_chunks(len(x))).reshape(-1, CHUNK),
+            padded(x, most).reshape(-1, CHUNK),
             np.int32(len(x)),
             settings,
             np.uint32(zeros),
@@ -200,11 +201,6 @@ def _tokenize_few(
         raw = _planes.pack(padded(numbers, _planes.padded(len(numbers))), bins.shift)
     counts = np.bincount(token, minlength=_models.TOKENS)
     return PartTokens([token], raw, counts, keys[token == 0])
-
-
-def _bucket_of_chunks(size: int) -> int:
-    """The weights of a bucket of whole chunks that holds so many."""
-    return bucket(-(-size // CHUNK)) * CHUNK
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "with_raw"))
@@ -242,15 +238,10 @@ def _tokens_of_chunks(
 def _pack_raw(raw: np.ndarray, size: int, shift: int) -> np.ndarray:
     """The raw bytes of whole chunks and of a last, shorter one."""
     full, rest = divmod(size, CHUNK)
-    pieces = [np.asarray(_packer(shift)(raw)[:full]).reshape(-1)] if full else []
+    pieces = [_planes.pack(raw[:full], shift).reshape(-1)] if full else []
     if rest:
         pieces.append(_planes.pack(raw[full, : _planes.padded(rest)], shift))
     return np.concatenate(pieces)
-
-
-@functools.cache
-def _packer(shift: int) -> Callable[[Any], jax.Array]:
-    return jax.jit(lambda raw: _planes.pack(raw, shift))
 
 
 def _keys_at(x: np.ndarray, settings: tuple[Any, ...], zeros: Any, *, kind: str) -> np.ndarray:

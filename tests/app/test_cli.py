@@ -2,12 +2,16 @@
 
 import importlib.metadata
 import importlib.util
+import pickle
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
+import ggjax
 from ggjax.app import cli
 from tests.app.fresh import printed_by
 
@@ -114,3 +118,22 @@ def test_ctrl_c_leaves_one_line_and_no_file(tmp_path):
     assert p.returncode == 130
     assert stderr == "ggjax: interrupted: no file is half written\n" and stdout == ""
     assert list(out.iterdir()) == []
+
+
+def test_files_need_neither_flax_nor_optax(tmp_path):
+    """Which take longer to load than a small file. Flax learns of compressed trees with the first of them."""
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"w": np.linspace(-1, 1, 4096, dtype=np.float32).reshape(64, 64)}, path)
+    code = (
+        "import pickle, sys\n"
+        "from ggjax.app import cli\n"
+        f"small, back = {str(tmp_path / 'small')!r}, {str(tmp_path / 'back')!r}\n"
+        f"for command in (['compress', {str(path)!r}, '--bits', '4', '-o', small], ['verify', small],\n"
+        "                ['decompress', small, '-o', back]):\n"
+        "    assert cli.main([*command, '-q']) == 0\n"
+        "assert not {'flax', 'optax', 'chex', 'ggjax.rf8', 'ggjax.sensitivity'} & set(sys.modules)\n"
+        f"tree = pickle.loads({pickle.dumps(ggjax.compress({'w': np.ones((64, 64), np.float32)}, bits=4))!r})\n"
+        "from flax import serialization\n"
+        "print(sorted(serialization.to_state_dict(tree)['w']))"
+    )
+    assert "'meta'" in printed_by(code)

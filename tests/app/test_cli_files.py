@@ -231,7 +231,10 @@ def test_nothing_is_overwritten(model, tmp_path, capsys):
     ("argv", "message"),
     [
         (["compress", "nowhere", "--rf8"], "nowhere does not exist: expected a .safetensors file"),
-        (["compress", ".", "--rf8"], "is a folder: expected a .safetensors file"),
+        (
+            ["compress", ".", "--rf8"],
+            "a folder of a checkpoint has an index or a .safetensors file; this one has none",
+        ),
         (["compress", "{model}", "--step", "-1"], "step must be positive and finite, got -1.0"),
         (
             ["compress", "{model}", "--step", "1", "--dead-zone", "0.7"],

@@ -4,13 +4,17 @@
 multiple of that with float32 weights. All are timed in turn in one run. There are two
 columns: one matrix again and again, which a large cache may hold, and eight matrices one after another, as the
 layers of a model are. Then a step that scans over as many layers of bfloat16: as they are, in 12 bits, and
-entropy-coded, with the memory that each takes.
+entropy-coded, with the memory that each takes. Last, the memory of a process while it loads a compressed file.
 """
 
 import argparse
 import dataclasses
 import functools
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -130,13 +134,49 @@ def layers(size: int, repeats: int) -> None:
         )
 
 
+def loading(size: int) -> None:
+    """What files take in memory while they are loaded, each in a process of its own."""
+    keys = jax.random.split(jax.random.key(0), MATRICES)
+    tree = {f"layer_{i}": {"kernel": jax.random.normal(key, (size, size))} for i, key in enumerate(keys)}
+    print(f"\nLoading {MATRICES} matrices of {size} x {size}, in bytes a weight\n")
+    options: list[dict[str, Any]] = [{"step": 0.5}, {"rf8": True}]
+    with tempfile.TemporaryDirectory() as folder:
+        for how in options:
+            path = f"{folder}/{next(iter(how))}.ggjax.safetensors"
+            codec.save_file(tree, path, **how)
+            for form in ("floats", "resident", "coded"):
+                command = [sys.executable, "-m", __spec__.name, "--load", path, form]
+                print(f"{next(iter(how)):<6}", subprocess.check_output(command, text=True), end="", flush=True)
+
+
+def load(path: str, form: Any) -> None:
+    """Loads a file in this process and prints what that took."""
+    codec.resident({"kernel": jnp.ones((64, 64))}, bits=8)  # so that libraries are there
+    before = _peak()
+    leaves = jax.block_until_ready(jax.tree.leaves(codec.load_file(path, form=form)))
+    size = sum(int(np.prod(t.shape)) for t in codec.inspect_file(path).tensors)
+    held = sum(x.nbytes for x in leaves)
+    print(f"{form:<9} peak {(_peak() - before) / size:.2f}, held {held / size:.2f}")
+
+
+def _peak() -> int:
+    """The most bytes that this process has had in memory."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", type=int, default=4096, help="rows and columns of the matrix")
     parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--load", nargs=2, metavar=("FILE", "FORM"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.load:
+        load(*args.load)
+        return
     table(args.size, args.repeats)
     layers(args.size // 2, max(args.repeats // 4, 3))
+    loading(args.size // 2)
 
 
 if __name__ == "__main__":

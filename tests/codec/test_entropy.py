@@ -47,6 +47,36 @@ def test_bad_tables_are_refused(data):
         _models.unpack(data)
 
 
+def every_window(keys, size, signed):
+    """``choose_bins`` by a look at every window of every width."""
+    numbers = np.sort(keys.view(np.int32).astype(np.int64) if signed else keys.astype(np.int64))
+    found = []
+    for shift in range(32):
+        bins = numbers >> shift
+        inside = {int(b): int(((bins >= b) & (bins < b + _tokens.BINS)).sum()) for b in np.unique(bins)}
+        start = max(inside, key=lambda b: (inside[b], -b))
+        counts = np.unique(
+            np.where((bins >= start) & (bins < start + 255), bins - start + 1, 0), return_counts=True
+        )[1]
+        used = len(counts)
+        escapes = len(keys) - inside[start]
+        bits = -(counts * np.log2(counts / len(keys))).sum() + len(keys) * shift + _tokens.ESCAPE_BITS * escapes
+        bits = (bits + (used - 1) / (2 * np.log(2))) / len(keys) + _tokens.TABLE_ENTRY_BITS * used / size
+        found.append((bits, (start << shift) % (1 << 32), shift))
+    return found
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("spread", [1, 40, 300, 5000, 1 << 20, 1 << 29])
+def test_the_window_is_the_best_of_all(spread, signed):
+    rng = np.random.default_rng(spread)
+    levels = np.rint(rng.laplace(size=500) * spread).clip(-(1 << 31), (1 << 31) - 1).astype(np.int64)
+    keys = (levels if signed else levels + (1 << 31)).astype(np.uint32)
+    bins, bits = _tokens.choose_bins(keys, 100_000, signed)
+    least, base, shift = min(every_window(keys, 100_000, signed))
+    assert (bins.base, bins.shift) == (base, shift) and bits == pytest.approx(least)
+
+
 @given(st.integers(1, 31), st.sampled_from([0, 1, 33]), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
 def test_planes_round_trip_in_numpy_and_jax(width, n, seed):

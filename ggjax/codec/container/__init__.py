@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
     from ggjax.codec.container._coding import parameters_of as parameters_of
     from ggjax.codec.container._coding import told as told
     from ggjax.codec.container._compressing import compress_checkpoint as compress_checkpoint
+    from ggjax.codec.container._index import checkpoint_at as checkpoint_at
     from ggjax.codec.container._index import index_of as index_of
     from ggjax.codec.container._info import info_of as info_of
     from ggjax.codec.container._info import info_of_files as info_of_files
@@ -31,6 +32,7 @@ _HOME = {
     "decompress_checkpoint": "ggjax.codec.container._checkpoint",
     "parameters_of": "ggjax.codec.container._coding",
     "told": "ggjax.codec.container._coding",
+    "checkpoint_at": "ggjax.codec.container._index",
     "index_of": "ggjax.codec.container._index",
     "info_of": "ggjax.codec.container._info",
     "info_of_files": "ggjax.codec.container._info",

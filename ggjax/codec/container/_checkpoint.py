@@ -134,7 +134,8 @@ def decompress_file(
     """Write the plain safetensors file of a compressed one, a few tensors at a time.
 
     Args:
-      source: a compressed file, or the index of several, all tensors of which go to one file.
+      source: a compressed file, or the index of several (or the folder of either), all tensors of which go to
+        one file. ``ggjax decompress`` makes a folder of such a folder.
       target: the file to write; it gets the metadata of the checkpoint that was compressed.
       overwrite: replace the target if it is there.
       progress: called for every tensor.
@@ -156,6 +157,7 @@ def decompress_file(
     >>> float(safetensors.numpy.load_file(path + ".plain")["w"].sum())
     4096.0
     """
+    source = _index.checkpoint_at(source)
     _index.refuse_same(source, [target])
     check_target(target, overwrite=overwrite)
     with opened(source) as checkpoint:

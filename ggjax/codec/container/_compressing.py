@@ -11,7 +11,7 @@ from ggjax._internal.atomic import new_files
 from ggjax.codec import _options
 from ggjax.codec._groups import Kept
 from ggjax.codec._meet import Taken, meet
-from ggjax.codec.container import _body, _calibrating, _coding, _index, _safetensors, _write
+from ggjax.codec.container import _body, _coding, _index, _safetensors, _write
 from ggjax.codec.container._checkpoint import Result, Written, check_space_for, write_index
 from ggjax.codec.container._file import Progress, silent
 from ggjax.codec.quantize._quantizers import MIN_SIZE
@@ -104,6 +104,8 @@ def _compress(
         return Taken(list(bits.values()), rest - sum(bits.values()))
 
     if state is not None:
+        from ggjax.codec.container import _calibrating  # which loads all of ggjax.sensitivity
+
         contents = _calibrating.contents(index, rounded, given, state, kept, progress)
         for path, target in plan.pairs:
             content = _write.whole(_write.ready(target, *contents.pop(path)))
@@ -150,8 +152,8 @@ def compress_file(
     """Compress the safetensors checkpoint of any model, a few tensors at a time.
 
     Args:
-      source: a safetensors file, or the ``.safetensors.index.json`` of a checkpoint in several files. Where two
-        of them have a tensor of one name, the index says which of the two counts.
+      source: a safetensors file, or the ``.safetensors.index.json`` of a checkpoint in several files, or the
+        folder of either. Where two files have a tensor of one name, the index says which of the two counts.
       target: the file to write; for an index the folder, where every file gets a compressed one and an index of
         them is written. None to write nothing, and learn what it would take.
       select: whether to code the tensor of this name; the others are kept as they are.

@@ -13,10 +13,9 @@ import jax
 import numpy as np
 
 from ggjax._internal import trees
-from ggjax.codec import _compress
 from ggjax.codec._compressed import Compressed, is_array, is_coded
 from ggjax.codec._shards import in_blocks
-from ggjax.codec.container import _kept, _placed, _save, _write
+from ggjax.codec.container import _kept, _modules, _placed, _save, _write
 from ggjax.codec.container._body import KEY
 from ggjax.codec.container._dtypes import DTYPES, has_arrays, nbytes_of
 from ggjax.codec.container._info import FileInfo, info_of
@@ -51,7 +50,8 @@ def save_file(
     several; likewise, one process replaces what several have saved.
 
     Args:
-      params: a tree of arrays, or what ``compress`` made of one.
+      params: a tree of arrays, or what ``compress`` made of one. An ``nnx.Module`` is saved by its state: tied
+        weights once, PRNG keys not at all.
       path: the file; ``.ggjax.safetensors`` is the usual end of its name.
       metadata: texts to be kept with the weights (a licence, say). ``inspect_file`` gives them as ``original``,
         and a plain file that ``decompress_file`` makes of this one has them as its ``__metadata__``.
@@ -74,7 +74,7 @@ def save_file(
     >>> load_file(path)["dense"]["kernel"].shape
     (64, 64)
     """
-    texts, path = _texts(metadata or {}), Path(path)
+    texts, path, params = _texts(metadata or {}), Path(path), _modules.state_of(params)
     if path.suffix == ".json":
         raise ValueError(f"{path}: an index is written beside the files of several processes: name a file")
     if isinstance(params, Compressed):
@@ -84,7 +84,9 @@ def save_file(
         _write.check_arrays(compressed.leaves())
     else:
         _write.check_arrays(Compressed(params).leaves())
-        compressed = _compress.compress(params, **options)
+        from ggjax.codec._compress import compress  # with calibration, which reading needs nothing of
+
+        compressed = compress(params, **options)
     leaves = [(name, in_blocks(x)) for name, x in compressed.leaves()]
     structure = jax.tree.structure(compressed.tree, is_leaf=is_coded)
     if [name for name, _ in leaves] == [trees.ROOT] and not jax.tree_util.treedef_is_leaf(structure):
@@ -120,10 +122,11 @@ def load_file(
     """Read a compressed checkpoint, tensor by tensor.
 
     Args:
-      path: a file, or the ``.safetensors.index.json`` of a checkpoint in several files.
+      path: a file, the ``.safetensors.index.json`` of a checkpoint in several files, or the folder of either.
       like: a tree of arrays or of ``jax.ShapeDtypeStruct``: the result has its structure, and every leaf
-        must be in the file with the same shape and dtype. None gives nested dicts, split at the slashes of
-        the names: where keys have slashes themselves, as Haiku's do, take ``like`` or ``flat``.
+        must be in the file with the same shape and dtype. Of an ``nnx.Module``, abstract or not, a new module
+        is made. None gives nested dicts, split at the slashes of the names: where keys have slashes
+        themselves, as Haiku's do, or are whole numbers, as those of an ``nnx.List``, take ``like`` or ``flat``.
       sharding: where to put the leaves: one ``jax.sharding.Sharding`` (or device) for all, or a tree of them
         like ``like``. None takes those of the structs of ``like``, where they have one. Of a large leaf that is
         to be sharded, a process reads and decodes only what its own devices get, and shard by shard where the
@@ -168,7 +171,8 @@ def load_file(
                 raise ValueError("mask and like cannot be given together: leave the leaf out of like")
             if flat:
                 raise ValueError("flat and like cannot be given together: the tree is that of like")
-            return _load_like(path, checkpoint, like, sharding, max_bytes, form)
+            tree, rebuilt = _modules.opened(like)
+            return rebuilt(_load_like(path, checkpoint, tree, sharding, max_bytes, form))
         if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
             raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
         names = [n for n in leaves if mask is None or mask(n)]

@@ -45,14 +45,32 @@ class Index(NamedTuple):
         return [t for t in held if self.weight_map.get(t, name) == name]
 
 
+def checkpoint_at(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint at a path: of a folder, the index in it, or else its only safetensors file.
+
+    Raises:
+      FormatError: a folder that has none, or several.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob(f"*{INDEX}*.json")) or sorted(path.glob(f"*{PLAIN}"))
+    if len(found) != 1:
+        named = f"several checkpoints: name {' or '.join(f.name for f in found[:9])}" if found else "none"
+        raise FormatError(
+            f"{path}: a folder of a checkpoint has an index or a {PLAIN} file; this one has {named}"
+        )
+    return found[0]
+
+
 def index_of(path: str | os.PathLike[str]) -> Index:
-    """The index at a path; of a single file, one that takes it as it is.
+    """The index at a path, or in a folder; of a single file, one that takes it as it is.
 
     Raises:
       FormatError: it is not an index, or names a file outside its folder or one that is not there.
       OSError: it cannot be read.
     """
-    path = Path(path)
+    path = checkpoint_at(path)
     if path.suffix != ".json":
         return Index([path], None, {}, {})
     try:
@@ -88,11 +106,11 @@ def plan(source: str | os.PathLike[str], out: str | os.PathLike[str] | None, *, 
     """The files to be made of those of a checkpoint.
 
     Args:
-      source: a file, or the index of several.
+      source: a file, the index of several, or the folder of either.
       out: for a file, the file to write; for an index, the folder. None: beside the source, under another name.
       compressed: whether the new files are the compressed ones.
     """
-    source = Path(source)
+    source = checkpoint_at(source)
     files = index_of(source).files
     if source.suffix != ".json":
         return Plan(source, [(source, Path(out or source.with_name(renamed(source.name, compressed))))], None)

@@ -172,7 +172,8 @@ def check_arrays(leaves: Iterable[tuple[str, Any]]) -> None:
             what = f"an array of dtype {x.dtype}" if hasattr(x, "dtype") else f"{x!r:.60} ({type(x).__name__})"
             raise TypeError(
                 f"leaf {name!r}: a file holds arrays and numbers, got {what}: save the tree without it (of an "
-                "Equinox module, eqx.filter(module, eqx.is_array); of PRNG keys, jax.random.key_data)"
+                "Equinox module, eqx.filter(module, eqx.is_array); of an nnx state, "
+                "nnx.state(module, nnx.Param); of PRNG keys, jax.random.key_data)"
             )
         if not isinstance(x, Coded):
             dtype_name(name, np.dtype(x.dtype) if hasattr(x, "dtype") else np.asarray(x).dtype)

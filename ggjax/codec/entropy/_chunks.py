@@ -18,6 +18,9 @@ TABLES_PER_BATCH = 128
 _WORDS_PER_LANE = (_rans.STEPS // 4, _rans.STEPS // 2, _rans.WORDS)
 """Sizes of the decoder's buffer of words, by lane: 4, 8 and 14 bits a token."""
 
+MANY = 24
+"""Of so many chunks it pays to have a decoder for fewer tables too."""
+
 _T = TypeVar("_T")
 
 
@@ -94,7 +97,7 @@ class _Batch(NamedTuple):
     places: list[slice]  # the lanes of each
     lanes: int  # in all, of the compiled program
     rows: list[int]  # of the tables, the one of each chunk
-    tables: int  # in all, of the compiled program
+    tables: int  # in all, of the decoder's program
     lengths: np.ndarray
     models: np.ndarray
 
@@ -102,10 +105,10 @@ class _Batch(NamedTuple):
 def _batch(sizes: list[int], tables: list[np.ndarray]) -> _Batch:
     ends = list(itertools.accumulate(_lanes.lanes(n) for n in sizes))
     places = [slice(end - _lanes.lanes(n), end) for end, n in zip(ends, sizes, strict=True)]
-    number = bucket(-(-ends[-1] // _rans.LANES))
+    number = _bucket(-(-ends[-1] // _rans.LANES))
     known: dict[bytes, int] = {}
     rows = [known.setdefault(t.tobytes(), len(known)) for t in tables]
-    room = number if len(known) <= number else TABLES_PER_BATCH
+    room = number if len(known) <= number and number >= MANY else TABLES_PER_BATCH
     lengths, models = (np.zeros(number * _rans.LANES, np.int32) for _ in range(2))
     for place, n, row in zip(places, sizes, rows, strict=True):
         lengths[place] = _lanes.lane_lengths(n)
@@ -113,10 +116,15 @@ def _batch(sizes: list[int], tables: list[np.ndarray]) -> _Batch:
     return _Batch(places, number * _rans.LANES, rows, room, lengths, models)
 
 
+def _bucket(chunks: int) -> int:
+    """The chunks of a program: 1, or a multiple of 8, since idle lanes take less time than one more program."""
+    return max(bucket(chunks), 8) if chunks > 1 else 1
+
+
 def _encode_batch(chunks: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Code]:
     b = _batch([len(tokens) for tokens, _ in chunks], [table for _, table in chunks])
     tile = np.zeros((_rans.STEPS, b.lanes), np.uint8)
-    tables = np.zeros((b.tables, _models.TOKENS), np.uint32)
+    tables = np.zeros((TABLES_PER_BATCH, _models.TOKENS), np.uint32)
     for place, row, (tokens, table) in zip(b.places, b.rows, chunks, strict=True):
         tables[row] = _models.encode_table(table)
         _lanes.to_lanes(tokens, tile[:, place])

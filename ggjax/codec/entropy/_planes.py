@@ -43,13 +43,15 @@ def nbytes(n: int, width: int) -> int:
 
 def pack(numbers: Any, width: int) -> Any:
     """Numbers (..., n) below 2^width, n a multiple of 16, as bytes (..., n width / 8). NumPy or JAX arrays."""
+    if namespace_of(numbers) is np:
+        return _pack(numbers, width)
     out = []
     n = numbers.shape[-1]
     for bits, place in planes(width):
         plane = numbers >> place
         if bits == 16:
             pair = [(plane & 255)[..., None], (plane >> 8 & 255)[..., None]]
-            plane = namespace_of(numbers).concatenate(pair, -1).reshape(*plane.shape[:-1], 2 * n)
+            plane = jnp.concatenate(pair, -1).reshape(*plane.shape[:-1], 2 * n)
         elif bits == 8:
             plane = plane & 255
         else:
@@ -60,7 +62,25 @@ def pack(numbers: Any, width: int) -> Any:
             ]
             plane = functools.reduce(lambda a, b: a | b, pieces)
         out.append(plane.astype("uint8"))
-    return namespace_of(numbers).concatenate(out, -1)
+    return jnp.concatenate(out, -1)
+
+
+def _pack(numbers: np.ndarray, width: int) -> np.ndarray:
+    """``pack`` by NumPy: in place, and on numbers as short as their plane."""
+    *lead, n = numbers.shape
+    out, start = np.empty((*lead, n * width // 8), np.uint8), 0
+    for bits, place in planes(width):
+        size = n * bits // 8
+        plane = (numbers >> place if place else numbers).astype("<u2" if bits == 16 else np.uint8)
+        into = out[..., start : start + size]
+        start += size
+        if bits >= 8:
+            into[...] = plane.view(np.uint8)
+            continue
+        into[...] = 0
+        for i in range(8 // bits):
+            into |= (plane[..., i * size : (i + 1) * size] & np.uint8((1 << bits) - 1)) << np.uint8(i * bits)
+    return out
 
 
 def unpack(data: Any, n: int, width: int) -> Any:

@@ -42,26 +42,33 @@ def choose_bins(keys: np.ndarray, size: int, signed: bool) -> tuple[Bins, float]
       size: the keys of the whole part; its table counts, by the tokens in use.
       signed: whether keys are two's complement numbers, so that 0xFFFFFFFF lies next to 0.
     """
-    numbers = np.sort(keys.view(np.int32).astype(np.int64) if signed else keys.astype(np.int64))
+    numbers = np.sort(keys.view(np.int32) if signed else keys).astype(np.int64)
     rare = len(numbers) // 1000
     spread = int(numbers[len(numbers) - 1 - rare] - numbers[rare])
     whole = int(numbers[-1] - numbers[0])
     best, least = Bins(0, 0), np.inf
     first = max((spread // BINS).bit_length() - 2, 0)
+    bins, begins = numbers >> first, np.arange(len(numbers) + 1)
     for shift in range(first, min((whole // BINS).bit_length() + 2, 32)):
-        bins = numbers >> shift
-        starts = bins[np.append(True, bins[1:] != bins[:-1])]
-        inside = np.searchsorted(bins, starts + BINS) - np.searchsorted(bins, starts)
-        start = int(starts[np.argmax(inside)])
-        token = np.where((bins >= start) & (bins < start + BINS), bins - start + 1, 0)
-        counts = np.bincount(token, minlength=BINS + 1)
+        bins = bins >> (shift > first)
+        new = np.flatnonzero(bins[1:] != bins[:-1]) + 1
+        # Runs of numbers that share a bin: the bin, where each begins among the numbers, where the last ends.
+        bins = bins[np.concatenate([[0], new])]
+        begins = begins[np.concatenate([[0], new, [len(begins) - 1]])]
+        ends = np.searchsorted(bins, bins + BINS)  # of the window from each bin on, in runs
+        inside = begins[ends] - begins[:-1]
+        i = int(np.argmax(inside))
+        start, window = int(bins[i]), slice(i, int(ends[i]))
+        counts = np.zeros(BINS + 1, np.int64)
+        counts[bins[window] - start + 1] = np.diff(begins)[window]
+        counts[0] = len(numbers) - inside[i]
         used = np.count_nonzero(counts)
         bits = entropy_bits(counts) + len(keys) * shift + ESCAPE_BITS * int(counts[0])
         bits += (used - 1) / (2 * np.log(2))  # what the entropy of a sample is too low by (Miller, Madow)
         bits = bits / len(keys) + TABLE_ENTRY_BITS * used / size
         if bits < least:
             best, least = Bins((start << shift) % (1 << 32), shift), bits
-        if inside.max() == len(bins) and bits > least:
+        if inside[i] == len(numbers) and bits > least:
             break  # everything fits, and wider bins cost more
     return best, float(least)
 

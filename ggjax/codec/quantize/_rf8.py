@@ -4,6 +4,8 @@ A key is the code with its sign moved to the end: 0 for zero, otherwise 2 (code 
 
 A file states the exponent as a number; an ``RF8Array`` holds it as an array with as many dimensions as its
 codes, each 1 long. In older files that hold an ``RF8Array`` itself, it has no dimensions.
+
+``ggjax.rf8`` is loaded when it is first used: most files have no such codes.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax import rf8
+import ggjax
 from ggjax.codec._host import bucket, namespace_of, outside_trace, padded
 from ggjax.codec.quantize._quantizer import FLOATS, Prepared, Quantizer, only
 
@@ -30,7 +32,7 @@ class RF8(NamedTuple):
 
 
 def _prepare(x: np.ndarray, step: np.float32, dead_zone: float, centroids: tuple[float, ...]) -> Prepared:
-    q = rf8.encode(padded(x.reshape(-1), bucket(-(-x.size // PIECE)) * PIECE))  # zeros change nothing
+    q = ggjax.rf8.encode(padded(x.reshape(-1), bucket(-(-x.size // PIECE)) * PIECE))  # zeros change nothing
     codes = np.asarray(q.codes)[: x.size].reshape(x.shape)
     return Prepared(codes, RF8(np.asarray(q.exponents).item()), ())
 
@@ -47,18 +49,18 @@ def _values_of(key: Any, dtype: str, arguments: tuple[Any, ...], zeros: Any) -> 
 
 def _weights_of(codes: Any, params: RF8, dtype: str, steps: Any = None) -> Any:
     if not isinstance(codes, np.ndarray):
-        return rf8.decode(array_of(codes, params, dtype))
+        return ggjax.rf8.decode(array_of(codes, params, dtype))
     with outside_trace():  # 256 numbers are all that there are
-        table = rf8.decode(array_of(jnp.arange(256, dtype=jnp.uint8), params, dtype))
+        table = ggjax.rf8.decode(array_of(jnp.arange(256, dtype=jnp.uint8), params, dtype))
         return np.asarray(table).astype(jnp.dtype(dtype))[codes]
 
 
-def array_of(codes: Any, params: RF8, dtype: str) -> rf8.RF8Array:
+def array_of(codes: Any, params: RF8, dtype: str) -> "ggjax.rf8.RF8Array":
     """The ``RF8Array`` of codes that share an exponent."""
     if isinstance(codes, np.ndarray):
         codes = jax.device_put(codes)  # jnp.asarray would compile a program for every shape
     exponents = jnp.full((1,) * codes.ndim, params.exponent, jnp.int8)
-    return rf8.RF8Array(codes, exponents, jax.dtypes.canonicalize_dtype(dtype))
+    return ggjax.rf8.RF8Array(codes, exponents, jax.dtypes.canonicalize_dtype(dtype))
 
 
 def is_one_exponent(want: tuple[int, ...], got: tuple[int, ...]) -> bool:
@@ -68,7 +70,7 @@ def is_one_exponent(want: tuple[int, ...], got: tuple[int, ...]) -> bool:
 
 def is_encoded(x: Any) -> bool:
     """Whether this is an ``RF8Array``."""
-    return isinstance(x, rf8.RF8Array)
+    return isinstance(x, ggjax.rf8.RF8Array)
 
 
 def _read(stated: dict[str, Any], dtype: str, shape: tuple[int, ...]) -> RF8:

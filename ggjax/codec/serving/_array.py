@@ -36,6 +36,12 @@ class LevelArray(_floats_needed.Small):
       none. Their levels are 0.
     - dtype: static; the floating dtype of ``decode``.
     - axis: static, negative; the axis of rows.
+
+    >>> w = LevelArray(jnp.array([[3, -1], [0, 2]], jnp.int8), jnp.array([[0.5], [1.0]]), jnp.ones((1, 2)))
+    >>> w
+    LevelArray(levels=int8(2, 2), row_steps=float32(2, 1), column_steps=float32(1, 2), dtype=float32, axis=-2)
+    >>> w.decode().tolist(), w.nbytes
+    ([[1.5, -0.5], [0.0, 2.0]], 20)
     """
 
     levels: jax.Array
@@ -70,11 +76,9 @@ class LevelArray(_floats_needed.Small):
 
     def unpacked(self) -> "LevelArray":
         """The same with a byte or more for every level."""
-        return (
-            dataclasses.replace(self, levels=_nibbles.unpack(self.levels, self.axis))
-            if self.is_packed
-            else self
-        )
+        if not self.is_packed:
+            return self
+        return dataclasses.replace(self, levels=_nibbles.unpack(self.levels, self.axis))
 
     def grouped(self, *groups: tuple[int, ...]) -> Matrices:
         """The array as matrices, see ``Matrices``."""

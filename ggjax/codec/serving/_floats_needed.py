@@ -74,4 +74,6 @@ def _brief(x: Any) -> str:
     """The dtype and shape of an array, or whatever else a pytree may hold, as it is."""
     if isinstance(x, tuple):
         return f"({', '.join(map(_brief, x))})"
+    if isinstance(x, np.dtype):
+        return str(x)
     return f"{x.dtype}{x.shape}" if hasattr(x, "dtype") and hasattr(x, "shape") else repr(x)

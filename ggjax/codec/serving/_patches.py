@@ -41,8 +41,12 @@ def of_mask(where: np.ndarray, values: np.ndarray, axis: int) -> Patches | None:
     shape = list(where.shape)
     shape[axis] = slots
     rows, found = np.full(shape, where.shape[axis], np.int32), np.zeros(shape, values.dtype)
-    places = list(np.nonzero(where))
-    before = np.cumsum(where, axis, dtype=np.int32)[tuple(places)] - 1
+    places = np.nonzero(where)
+    rest = [n for i, n in enumerate(where.shape) if i != axis]
+    column = np.ravel_multi_index([p for i, p in enumerate(places) if i != axis], rest)
+    order = np.argsort(column, kind="stable")
+    before = np.empty_like(order)  # how many of its column come before each
+    before[order] = np.arange(len(order)) - np.searchsorted(column[order], column[order])
     at = (*places[:axis], before, *places[axis + 1 :])
     rows[at], found[at] = places[axis], values
     return Patches(jax.device_put(rows), jax.device_put(found))

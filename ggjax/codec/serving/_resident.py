@@ -132,8 +132,12 @@ def _small(own: list[str], leaves: list[Any], views: dict[str, View]) -> list[An
         piece = _blocks.piece_of(x) if isinstance(x, Blocks) and own[i] in views else None
         if piece is not None:
             out[i] = _blocks.placed(_on_levels(own[i], piece, x.dtype, views[own[i]]), x.sharding)
-    out = decompress([decompress(x) if isinstance(x, Blocks) else x for x in out], keep_rf8=True)
-    for i, x in enumerate(out):
+    rest = [i for i, x in enumerate(out) if is_coded(x)]
+    found = decompress(
+        [decompress(out[i]) if isinstance(out[i], Blocks) else out[i] for i in rest], keep_rf8=True
+    )
+    for i, x in zip(rest, found, strict=True):
+        out[i] = x
         if isinstance(x, rf8.RF8Array) and own[i] in views:
             out[i] = dataclasses.replace(x, exponents=_sliceable(x.exponents, views[own[i]]))
     return out
