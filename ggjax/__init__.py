@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
     from ggjax import reshape as reshape
     from ggjax import rf8 as rf8
     from ggjax import sensitivity as sensitivity
+    from ggjax import serve as serve
     from ggjax import train as train
     from ggjax.codec import Compressed as Compressed
     from ggjax.codec import FormatError as FormatError
@@ -61,6 +62,7 @@ _PUBLIC = {
     "reshape": ("DeepShapeInfo", "deepshape"),
     "rf8": (),
     "sensitivity": (),
+    "serve": (),
     "train": (
         "BackSlashState",
         "BackSlashToRateState",

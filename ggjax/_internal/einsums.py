@@ -50,6 +50,8 @@ def einsum(product: Product, subscripts: str, x: jax.Array, q: Any, dtype: DType
     x = x.transpose([of_x.index(c) for c in (*batch, *kept, *summed)])
     x = x.reshape(*(math.prod(size[c] for c in group) for group in (batch, kept, summed)))
     if batch:
+        count = math.prod(size[c] for c in batch)  # what all of them share is there once
+        matrices = jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), matrices)
         y = jax.vmap(lambda x, q: product(x, q, transposed))(x, matrices)
     else:
         y = product(x[0], matrices[0], transposed)

@@ -1,6 +1,7 @@
 """The codec: compressed trees of weights, and files of them.
 
-``quantize`` turns weights into levels and keys, ``entropy`` keys into words, ``container`` words into files.
+``quantize`` turns weights into levels and keys, ``entropy`` keys into words, ``container`` words into files,
+``serving`` keeps weights small in a running model.
 """
 
 from typing import TYPE_CHECKING
@@ -22,6 +23,12 @@ if TYPE_CHECKING:  # what type checkers and editors see of the list below (a tes
     from ggjax.codec.container._header import FormatError as FormatError
     from ggjax.codec.container._info import FileInfo as FileInfo
     from ggjax.codec.container._info import TensorInfo as TensorInfo
+    from ggjax.codec.serving._array import LevelArray as LevelArray
+    from ggjax.codec.serving._dot import dot as dot
+    from ggjax.codec.serving._dot import einsum as einsum
+    from ggjax.codec.serving._layers import layers as layers
+    from ggjax.codec.serving._resident import resident as resident
+    from ggjax.codec.serving._twelve import TwelveBitArray as TwelveBitArray
 
 _HOME = {
     "Coded": "ggjax.codec._coded",
@@ -38,6 +45,12 @@ _HOME = {
     "FormatError": "ggjax.codec.container._header",
     "FileInfo": "ggjax.codec.container._info",
     "TensorInfo": "ggjax.codec.container._info",
+    "LevelArray": "ggjax.codec.serving._array",
+    "dot": "ggjax.codec.serving._dot",
+    "einsum": "ggjax.codec.serving._dot",
+    "layers": "ggjax.codec.serving._layers",
+    "resident": "ggjax.codec.serving._resident",
+    "TwelveBitArray": "ggjax.codec.serving._twelve",
 }
 
 __all__ = [*_HOME]

@@ -18,7 +18,7 @@ from ggjax.codec.entropy._chunks import Chunk, Damaged
 from ggjax.codec.entropy._coders import CODERS
 from ggjax.codec.entropy._lanes import CHUNK
 from ggjax.codec.quantize import _rows
-from ggjax.codec.quantize._quantizers import QUANTIZERS
+from ggjax.codec.quantize._quantizers import DECODERS
 
 _GROUP = 4
 """Chunks whose tokens are turned into weights at a time, at most."""
@@ -48,7 +48,7 @@ def arrays(coded: Sequence[Coded], wheres: Sequence[str] | None = None) -> list[
 def weights_of(c: Coded, values: Any) -> Any:
     """The weights of the values of a whole array. NumPy or JAX."""
     meta = c.meta
-    return QUANTIZERS[meta.kind].weights_of(values, meta.params, meta.dtype, c.steps)
+    return DECODERS[meta.kind].weights_of(values, meta.params, meta.dtype, c.steps)
 
 
 def check(c: Coded, where: str) -> None:
@@ -127,7 +127,7 @@ def _of_grid(c: Coded, grid: _grid.Grid, pieces: list[np.ndarray], where: str) -
 
 def held(meta: Meta) -> np.dtype:
     """The dtype of the values that the quantizer of an array holds."""
-    return np.dtype(jnp.dtype(QUANTIZERS[meta.kind].held(meta.dtype)))
+    return np.dtype(jnp.dtype(DECODERS[meta.kind].held(meta.dtype)))
 
 
 def row_classes(meta: Meta, data: Any) -> Any:
@@ -168,7 +168,7 @@ def values(
         bits = _raw.spread(where, p, token, raw, binned)
     else:
         bits = _raw.unpack(raw, len(token), p.shift) if p.shift else None
-    _check_keys(where, QUANTIZERS[meta.kind].keys(meta.params, meta.dtype, p.zeros), p, token, bits, own)
+    _check_keys(where, DECODERS[meta.kind].keys(meta.params, meta.dtype, p.zeros), p, token, bits, own)
     x = _values(meta, p, token, bits)
     if len(own):
         x[token == 0] = _values_of_these(meta, p, own)
@@ -200,7 +200,7 @@ def _values(meta: Meta, p: Part, token: np.ndarray, bits: np.ndarray | None) -> 
         return _values_of_keys(meta, p, _keys_of(p, token, bits))
     number = CHUNK if len(token) <= CHUNK else _GROUP * CHUNK
     bits = None if bits is None else padded(bits, number)
-    arguments = QUANTIZERS[meta.kind].arguments(meta.params)
+    arguments = DECODERS[meta.kind].arguments(meta.params)
     program = functools.partial(_program_of_tokens, kind=meta.kind, dtype=dtype_of(meta))
     window = np.uint32(p.base), np.uint32(p.shift), _tokens.joining(p.atoms)
     values = program(padded(token, number), bits, *window, arguments, np.uint32(p.zeros))
@@ -212,14 +212,14 @@ def _values_of_these(meta: Meta, p: Part, keys: np.ndarray) -> np.ndarray:
     if len(keys) < FEW:
         return _values_of_keys(meta, p, keys)
     number = 1 << (len(keys) - 1).bit_length()
-    arguments = QUANTIZERS[meta.kind].arguments(meta.params)
+    arguments = DECODERS[meta.kind].arguments(meta.params)
     program = functools.partial(_program_of_keys, kind=meta.kind, dtype=dtype_of(meta))
     return np.asarray(program(padded(keys, number), arguments, np.uint32(p.zeros)))[: len(keys)]
 
 
 def _values_of_keys(meta: Meta, p: Part, keys: np.ndarray) -> np.ndarray:
     """The same by NumPy."""
-    quantizer = QUANTIZERS[meta.kind]
+    quantizer = DECODERS[meta.kind]
     return quantizer.values_of(keys, meta.dtype, quantizer.arguments(meta.params), np.uint32(p.zeros))
 
 
@@ -237,11 +237,11 @@ def _program_of_tokens(
     dtype: str,
 ) -> jax.Array:
     key = _tokens.join(token, np.uint32(0) if raw is None else raw, base, shift, atoms)
-    return QUANTIZERS[kind].values_of(key, dtype, arguments, zeros)
+    return DECODERS[kind].values_of(key, dtype, arguments, zeros)
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "dtype"))
 def _program_of_keys(
     key: jax.Array, arguments: tuple[Any, ...], zeros: jax.Array, *, kind: str, dtype: str
 ) -> jax.Array:
-    return QUANTIZERS[kind].values_of(key, dtype, arguments, zeros)
+    return DECODERS[kind].values_of(key, dtype, arguments, zeros)

@@ -47,6 +47,7 @@ def tokens_of(
     centroids: tuple[float, ...] = (),
     *,
     classes: bool = True,
+    atoms: bool = True,
 ) -> Tokens | None:
     """Quantize an array, cut it into parts and turn them into tokens; None where the quantizer cannot take it.
 
@@ -55,6 +56,7 @@ def tokens_of(
       kind: the quantizer.
       step, dead_zone, centroids: for one that has a step.
       classes: look for row classes.
+      atoms: look for keys that deserve tokens of their own.
     """
     quantizer = QUANTIZERS[kind]
     ready = quantizer.prepare(x, step, dead_zone, centroids)
@@ -64,7 +66,7 @@ def tokens_of(
     parts, tokens = [], []
     for flat, zeros in zip(_rows.parts_of(ready.x, rows), rows.zeros, strict=True):
         sample = _rows.sample_keys(flat, quantizer, ready.settings, zeros)
-        bins, _ = _tokens.choose_bins(sample, len(flat), signed=quantizer.signed)
+        bins, _ = _tokens.choose_bins(sample, len(flat), signed=quantizer.signed, atoms=atoms)
         tokens.append(tokenized(flat, bins, kind, ready.settings, zeros))
         parts.append(_part(len(flat), bins, zeros, tokens[-1]))
     meta = Meta(x.shape, str(x.dtype), kind, ready.params, tuple(parts), rows.axis)

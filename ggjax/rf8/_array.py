@@ -11,8 +11,7 @@ import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
 
-from ggjax._internal import trees
-from ggjax.rf8 import _views
+from ggjax._internal import shared, trees
 from ggjax.rf8._format import MAX_EXPONENT, MIN_EXPONENT, NOT_FINITE, floats, is_reserved
 from ggjax.rf8._rounding import exceeds
 
@@ -114,7 +113,7 @@ class RF8Array:
         if not codes.size:
             exponents = jnp.full((1,) * codes.ndim, MIN_EXPONENT, np.int8)
         else:
-            new = _views.shape_of_exponents(self.exponents.shape, self.shape, codes.shape)
+            new = shared.shape_of(self.exponents.shape, self.shape, codes.shape)
             exponents = self.exponents.reshape(new)
         return RF8Array(codes, exponents, self.dtype)
 
@@ -123,25 +122,16 @@ class RF8Array:
 
         Exponents follow: where some axes of a group share theirs and others do not, they are repeated.
         """
-        order = [a for group in groups for a in group]
-        codes, exponents = self.codes.transpose(order), self.exponents.transpose(order)
-        own = [math.prod(self.exponents.shape[a] for a in group) for group in groups]
-        sizes = [math.prod(self.shape[a] for a in group) for group in groups]
-        full = [
-            self.exponents.shape[a] if n == 1 else self.shape[a]
-            for group, n in zip(groups, own, strict=True)
-            for a in group
-        ]
-        exponents = jnp.broadcast_to(exponents, full)
-        exponents = exponents.reshape([1 if n == 1 else size for n, size in zip(own, sizes, strict=True)])
-        return RF8Array(codes.reshape(sizes), exponents, self.dtype)
+        codes = self.codes.transpose([a for group in groups for a in group])
+        codes = codes.reshape([math.prod(self.shape[a] for a in group) for group in groups])
+        return RF8Array(codes, shared.grouped(self.exponents, self.shape, groups), self.dtype)
 
     def astype(self, dtype: DTypeLike) -> jax.Array:
         """The decoded array in the dtype."""
         return self.__jax_array__().astype(dtype)
 
     def __getitem__(self, index: Any) -> "RF8Array":
-        exponents = self.exponents[_views.index_of_exponents(self.exponents.shape, index)]
+        exponents = self.exponents[shared.index_of(self.exponents.shape, index)]
         return RF8Array(self.codes[index], exponents, self.dtype)
 
     def __len__(self) -> int:

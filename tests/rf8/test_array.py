@@ -67,7 +67,7 @@ def test_indices_on_a_device_and_under_jit():
     np.testing.assert_allclose(looped, want.sum(0), rtol=1e-6)
     assert len(q) == 3 and [r.shape for r in q] == [(4,)] * 3
     for bad in (True, np.True_, jnp.array(True)):
-        with pytest.raises(IndexError, match="a single bool is no index to an RF8Array.*decode it first"):
+        with pytest.raises(IndexError, match="a single bool is no index to a coded array.*decode it first"):
             q[bad]
     with pytest.raises(IndexError):
         q[0, 0, 0]

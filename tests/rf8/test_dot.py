@@ -115,6 +115,7 @@ def test_what_was_not_finite_is_nan_and_every_byte_is_read_alike():
         ("bshk,hkd->bsd", (2, 3, 4, 5), (4, 5, 8), (2,)),
         ("bsd,vd->bsv", (2, 3, 8), (9, 8), (1,)),
         ("ebd,edf->ebf", (3, 2, 8), (3, 8, 5), (1,)),
+        ("ebd,edf->ebf", (3, 2, 8), (3, 8, 5), None),
         ("bd,edf->bef", (2, 8), (3, 8, 5), None),
         ("bk,kbn->bn", (4, 8), (8, 4, 3), 0),
         ("kb,nk->nb", (8, 4), (3, 8), None),

@@ -34,8 +34,9 @@ def dot(decode: Decode, platform: str, x: jax.Array, arrays: tuple[jax.Array, ..
     columns = arrays[0].shape[-1]
     in_specs = [pl.BlockSpec((planes, ROWS, k), lambda i, j: (0, i, 0))]
     for a in arrays:
-        block, middle = (*a.shape[:-1], COLUMNS), (0,) * (a.ndim - 1)
-        in_specs.append(pl.BlockSpec(block, lambda i, j, middle=middle: (*middle, j)))
+        block, first = (*a.shape[:-1], min(a.shape[-1], COLUMNS)), (0,) * (a.ndim - 1)
+        at = int(a.shape[-1] > 1)
+        in_specs.append(pl.BlockSpec(block, lambda i, j, first=first, at=at: (*first, at * j)))
     y = pl.pallas_call(
         functools.partial(_block, decode),
         grid=(padded // ROWS, columns // COLUMNS),
@@ -56,7 +57,8 @@ def _block(decode: Decode, x_ref: Any, *refs: Any) -> None:
 
     def add(i: Any, total: jax.Array) -> jax.Array:
         rows = pl.ds(i * DEPTH, DEPTH)
-        for p, w in enumerate(decode(*(ref[rows] for ref in array_refs))):
+        some = (ref[rows] if ref.shape[0] > 1 else ref[...] for ref in array_refs)
+        for p, w in enumerate(decode(*some)):
             part = jnp.dot(
                 x_ref[p, :, rows],
                 w.astype(x_ref.dtype),

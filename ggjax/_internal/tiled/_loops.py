@@ -5,7 +5,6 @@ that is divided by rows over devices is read where it lies.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -31,23 +30,23 @@ def dot(decode: Decode, x: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Arra
     k = arrays[0].shape[0]
     if x.shape[1] == 1:
         return _in_rows(k, UNROLLED, functools.partial(_vector, decode), x, arrays)
-    return _in_rows(k, _rows(x.shape[1], arrays), functools.partial(_matrix, decode), x, arrays)
+    return _in_rows(k, _rows(decode, x.shape[1], arrays), functools.partial(_matrix, decode), x, arrays)
 
 
 def dot_transposed(decode: Decode, y: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
     """y (B, N) times the transposed matrix: (P, B, K), in the dtype of y."""
     k = arrays[0].shape[0]
-    size = _rows(y.shape[0], arrays)
+    size = _rows(decode, y.shape[0], arrays)
     main = k - k % size
     parts = [_transposed(decode, y, size, main, arrays)] if main else []
     if main < k:
-        parts.append(_products(decode, y, tuple(a[main:] for a in arrays)))
+        parts.append(_products(decode, y, _some(arrays, main, None)))
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)
 
 
-def _rows(batch: int, arrays: tuple[jax.Array, ...]) -> int:
+def _rows(decode: Decode, batch: int, arrays: tuple[jax.Array, ...]) -> int:
     """How many rows of the arrays make a tile."""
-    width = math.prod(arrays[-1].shape[1:]) or 1
+    width = len(jax.eval_shape(decode, *arrays)) * arrays[0].shape[-1] or 1
     rows = (SMALL_TILE if batch <= FEW else LARGE_TILE) // width
     return max(1, min(rows, arrays[0].shape[0]))
 
@@ -59,8 +58,8 @@ def _in_rows(k: int, size: int, product: Callable[..., jax.Array], x: jax.Array,
     main = k - k % size
     if main in (0, k):
         return product(x, k if main == 0 else size, arrays)
-    rest = product(x[..., main:], k - main, tuple(a[main:] for a in arrays))
-    return product(x[..., :main], size, tuple(a[:main] for a in arrays)) + rest
+    rest = product(x[..., main:], k - main, _some(arrays, main, None))
+    return product(x[..., :main], size, _some(arrays, 0, main)) + rest
 
 
 def _vector(decode: Decode, x: jax.Array, size: int, arrays: tuple[jax.Array, ...]) -> jax.Array:
@@ -71,11 +70,11 @@ def _vector(decode: Decode, x: jax.Array, size: int, arrays: tuple[jax.Array, ..
     """
     parts = arrays[0].shape[0] // size
     x = x.reshape(x.shape[0], parts, size)
-    cut = [a.reshape(parts, size, *a.shape[1:]) for a in arrays]
+    cut = _cut(arrays, parts, size)
     terms = (
         x[p, :, j, None] * w.astype(x.dtype)
         for j in range(size)
-        for p, w in enumerate(decode(*(a[:, j] for a in cut)))
+        for p, w in enumerate(decode(*(_take(a, j, 1) for a in cut)))
     )
     total = functools.reduce(jnp.add, terms)
     return total if parts == 1 else _multiply(jnp.ones((1, parts), x.dtype), total)  # a sum would be fused
@@ -85,7 +84,7 @@ def _matrix(decode: Decode, x: jax.Array, size: int, arrays: tuple[jax.Array, ..
     """Some rows of x: a loop over tiles, each decoded and multiplied."""
     tiles = arrays[0].shape[0] // size
     x = x.reshape(*x.shape[:2], size, tiles)
-    cut = [a.reshape(size, tiles, *a.shape[1:]) for a in arrays]
+    cut = _cut(arrays, size, tiles)
 
     def add(i: Any, total: jax.Array | None) -> jax.Array:
         rows = decode(*(_take(a, i, 1) for a in cut))
@@ -102,9 +101,9 @@ def _matrix(decode: Decode, x: jax.Array, size: int, arrays: tuple[jax.Array, ..
 def _transposed(decode: Decode, y: jax.Array, size: int, k: int, arrays: tuple[jax.Array, ...]) -> jax.Array:
     """The first k columns of the product with the transposed matrix, tile by tile."""
     tiles = k // size
-    cut = [a[:k].reshape(size, tiles, *a.shape[1:]) for a in arrays]
+    cut = _cut(_some(arrays, 0, k), size, tiles)
     if tiles == 1:
-        return _products(decode, y, tuple(a[:, 0] for a in cut))
+        return _products(decode, y, tuple(_take(a, 0, 1) for a in cut))
     found = lax.map(lambda i: _products(decode, y, tuple(_take(a, i, 1) for a in cut)), jnp.arange(tiles))
     return jnp.moveaxis(found, 0, -1).reshape(found.shape[1], y.shape[0], k)
 
@@ -113,7 +112,22 @@ def _products(decode: Decode, y: jax.Array, tile: tuple[jax.Array, ...]) -> jax.
     return jnp.stack([_multiply(y, w.astype(y.dtype), 1) for w in decode(*tile)])
 
 
+def _some(arrays: tuple[jax.Array, ...], start: int, end: int | None) -> tuple[jax.Array, ...]:
+    """Some rows of the arrays."""
+    return tuple(a if _is_shared(a, arrays) else a[start:end] for a in arrays)
+
+
+def _cut(arrays: tuple[jax.Array, ...], *sizes: int) -> list[jax.Array]:
+    """The arrays with two axes in place of rows; with one and one where all rows share a row."""
+    return [a.reshape(*((1, 1) if _is_shared(a, arrays) else sizes), *a.shape[1:]) for a in arrays]
+
+
+def _is_shared(a: jax.Array, arrays: tuple[jax.Array, ...]) -> bool:
+    return a.shape[0] != arrays[0].shape[0]
+
+
 def _take(a: jax.Array, i: Any, axis: int) -> jax.Array:
+    i = 0 if a.shape[axis] == 1 else i
     return lax.dynamic_index_in_dim(a, i, axis, keepdims=False)
 
 

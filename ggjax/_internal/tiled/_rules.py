@@ -22,7 +22,7 @@ def dot(decode: Decode, x: jax.Array, arrays: Arrays) -> jax.Array:
     Args:
       decode: gives the weights of some rows of the arrays.
       x: floating (P, B, K).
-      arrays: each (K, ..., N).
+      arrays: the first one (K / P, ..., N), the others alike, or 1 long where all rows or columns share.
 
     Returns:
       (B, N): float32 for x of bfloat16, float16 and float32, float64 for float64.
@@ -69,7 +69,11 @@ def _placed(transposed: bool, x: jax.Array, arrays: Arrays) -> tuple[jax.Array, 
     def put(a: jax.Array, spec: P) -> jax.Array:
         return jax.reshard(a, jax.NamedSharding(sharding.mesh, spec))
 
-    of_arrays = tuple(put(a, P(rows, *(None,) * (a.ndim - 2), columns)) for a in arrays)
+    def spec_of(a: jax.Array) -> P:
+        ends = (axis if n > 1 else None for axis, n in ((rows, a.shape[0]), (columns, a.shape[-1])))
+        return P(next(ends), *(None,) * (a.ndim - 2), next(ends))
+
+    of_arrays = tuple(put(a, spec_of(a)) for a in arrays)
     return put(x, P(batch, columns) if transposed else P(None, batch, rows)), of_arrays
 
 
@@ -145,6 +149,7 @@ def _on_platform(decode: Decode, transposed: bool, x: jax.Array, arrays: Arrays)
     loops = _loops.dot_transposed if transposed else _loops.dot
 
     def by_loops(x: jax.Array, arrays: Arrays) -> jax.Array:
+        x, arrays = lax.optimization_barrier((x, arrays))  # weights are not decoded ahead of the caller's loop
         return loops(decode, x.astype(wide), arrays)
 
     if transposed or wide != jnp.float32 or not _kernel.fits(arrays) or not x.shape[1]:

@@ -15,10 +15,11 @@ import numpy as np
 from ggjax._internal import trees
 from ggjax.codec._compressed import Compressed, is_array, is_coded
 from ggjax.codec._shards import in_blocks
-from ggjax.codec.container import _modules, _placed, _save, _write
+from ggjax.codec.container import _kept, _modules, _placed, _save, _write
 from ggjax.codec.container._body import KEY
 from ggjax.codec.container._dtypes import DTYPES, has_arrays, nbytes_of
 from ggjax.codec.container._info import FileInfo, info_of
+from ggjax.codec.container._kept import Form
 from ggjax.codec.container._nested import nested
 from ggjax.codec.container._sources import Checkpoint, Source, load, opened
 from ggjax.codec.quantize import _rf8
@@ -115,6 +116,7 @@ def load_file(
     *,
     mask: Callable[[str], bool] | None = None,
     flat: bool = False,
+    form: Form = "floats",
     max_bytes: float | None = None,
 ) -> Any:
     """Read a compressed checkpoint, tensor by tensor.
@@ -131,6 +133,9 @@ def load_file(
         shards lie apart in the file (as those by rows usually do; leaves of ``loss_rise=`` are decoded whole).
       mask: only the leaves whose name it is true of; not with ``like``.
       flat: give a dict of the leaves by their full names, instead of nested ones; not with ``like``.
+      form: "floats"; or for ``codec.dot``, without decoding the weights: "resident", levels and RF8 codes as
+        ``codec.resident`` has them; "coded", as they are in the file, to be decoded where they are used. Not
+        with ``sharding``.
       max_bytes: of all arrays that are read, since a small file can hold a great many equal weights. While the
         largest of them is decoded it takes about as much again, of a dtype of 8 bits ten times as much. None
         for the usual limit: 256 MiB, and 2048 times the bytes of the file. ``math.inf`` for no limit.
@@ -155,6 +160,10 @@ def load_file(
     >>> load_file(path, like={"a": [jnp.ones(3), jnp.zeros(2)]})["a"][0].tolist()
     [1.0, 1.0, 1.0]
     """
+    if form not in ("floats", "resident", "coded"):
+        raise ValueError(f'form must be "floats", "resident" or "coded", got {form!r}')
+    if form != "floats" and sharding is not None:
+        raise ValueError(f"form={form!r} and sharding cannot be given together: put the arrays in place later")
     with opened(path) as checkpoint:
         leaves = checkpoint.leaves
         if like is not None:
@@ -163,15 +172,25 @@ def load_file(
             if flat:
                 raise ValueError("flat and like cannot be given together: the tree is that of like")
             tree, rebuilt = _modules.opened(like)
-            return rebuilt(_load_like(path, checkpoint, tree, sharding, max_bytes))
+            return rebuilt(_load_like(path, checkpoint, tree, sharding, max_bytes, form))
         if sharding is not None and not isinstance(sharding, (jax.sharding.Sharding, jax.Device)):
             raise TypeError(f"without like, sharding must be one for all leaves, got {type(sharding).__name__}")
         names = [n for n in leaves if mask is None or mask(n)]
-        arrays = _placed.load_onto(checkpoint, dict.fromkeys(names, sharding), max_bytes)
+        arrays = _load(checkpoint, dict.fromkeys(names, sharding), max_bytes, form)
         return arrays if flat else nested(path, arrays)
 
 
-def _load_like(path: Any, checkpoint: Checkpoint, like: Any, sharding: Any, max_bytes: float | None) -> Any:
+def _load(
+    checkpoint: Checkpoint, at: dict[str, Any], max_bytes: float | None, form: Form, shapes: Any = None
+) -> Any:
+    if form == "floats":
+        return _placed.load_onto(checkpoint, at, max_bytes, shapes)
+    return _kept.load(checkpoint, at, max_bytes, form)
+
+
+def _load_like(
+    path: Any, checkpoint: Checkpoint, like: Any, sharding: Any, max_bytes: float | None, form: Form
+) -> Any:
     leaves = checkpoint.leaves
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
     names = [trees.leaf_name(p) for p, _ in paths]
@@ -200,7 +219,7 @@ def _load_like(path: Any, checkpoint: Checkpoint, like: Any, sharding: Any, max_
     else:
         places = treedef.flatten_up_to(sharding)
     at = {n: place for n, place in zip(names, places, strict=True) if n in held}
-    loaded = _placed.load_onto(checkpoint, at, max_bytes, {n: np.shape(x) for n, x in held.items()})
+    loaded = _load(checkpoint, at, max_bytes, form, {n: np.shape(x) for n, x in held.items()})
     return treedef.unflatten([loaded.get(n, x) for n, x in pairs])
 
 

@@ -38,18 +38,18 @@ def load_onto(
     leaves, out = checkpoint.leaves, dict.fromkeys(places)
     whole = [n for n, place in places.items() if not _is_by_shard(leaves[n], place)]
     for n, x in load(checkpoint, whole, math.inf):
-        array = _array(x)
-        out[n] = _put(array if shapes is None else array.reshape(shapes[n]), places[n])
+        array = array_of(x)
+        out[n] = put(array if shapes is None else array.reshape(shapes[n]), places[n])
     for n in places.keys() - set(whole):
         out[n] = _placed(leaves[n], places[n])
     return out
 
 
-def _array(x: np.ndarray | Opaque) -> np.ndarray:
+def array_of(x: np.ndarray | Opaque) -> np.ndarray:
     return x.data if isinstance(x, Opaque) else x
 
 
-def _put(x: np.ndarray, sharding: Any) -> Any:
+def put(x: np.ndarray, sharding: Any) -> Any:
     """The array on a device, or on the host where JAX would change its values."""
     if not _survives(x):
         return x

@@ -161,7 +161,7 @@ def load(
     check_size(checkpoint, names, max_bytes)
     waiting = Counter(s.key for n in names for s in leaves[n] if s.small)
     packs: dict[tuple[int, str], np.ndarray] = {}
-    for group in index_groups(list(_costs(leaves, names)), GROUP):
+    for group in index_groups(list(costs(leaves, names)), GROUP):
         arrays = iter(_arrays([s for n in group for s in leaves[n]], packs, waiting))
         for n in group:
             blocks = [(s, next(arrays)) for s in leaves[n]]
@@ -183,7 +183,7 @@ def check_size(checkpoint: Checkpoint, names: Iterable[str], max_bytes: float | 
     _limits.check(checkpoint.path, nbytes, size, max_bytes)
 
 
-def _costs(leaves: Mapping[str, list[Source]], names: list[str]) -> Iterator[tuple[str, int]]:
+def costs(leaves: Mapping[str, list[Source]], names: list[str]) -> Iterator[tuple[str, int]]:
     """(name, what it takes to decode it, in weights); small leaves of one tensor are decoded with the first."""
     seen = set()
     for n in names:
@@ -228,7 +228,7 @@ def _part_of(array: np.ndarray, s: Source) -> np.ndarray:
 
 def _tensors(sources: list[Source]) -> list[np.ndarray]:
     """The arrays of tensors, decoded together."""
-    read: list[Any] = [_read(s) for s in sources]
+    read: list[Any] = [read_coded(s) for s in sources]
     coded = [i for i, x in enumerate(read) if isinstance(x, Coded)]
     try:
         arrays = _decode.arrays([read[i] for i in coded], [sources[i].where for i in coded])
@@ -239,7 +239,7 @@ def _tensors(sources: list[Source]) -> list[np.ndarray]:
     return read
 
 
-def _read(s: Source) -> Any:
+def read_coded(s: Source) -> Any:
     """The coded form of a block, or its array where it is kept as it is."""
     e = s.file.header.entries[s.name]
     if s.stored is None:

@@ -47,7 +47,7 @@ def entropy_bits(counts: np.ndarray) -> float:
     return float(c.sum() * np.log2(c.sum()) - (c * np.log2(c)).sum()) if len(c) else 0.0
 
 
-def choose_bins(keys: np.ndarray, size: int, signed: bool) -> tuple[Bins, float]:
+def choose_bins(keys: np.ndarray, size: int, signed: bool, atoms: bool = True) -> tuple[Bins, float]:
     """The window and the atoms that code a part in the fewest bits, by a sample of its keys, and those bits per
     key.
 
@@ -55,9 +55,12 @@ def choose_bins(keys: np.ndarray, size: int, signed: bool) -> tuple[Bins, float]
       keys: uint32 (m,), m at least 1.
       size: the keys of the whole part; its table counts, by the tokens in use.
       signed: whether keys are two's complement numbers, so that 0xFFFFFFFF lies next to 0.
+      atoms: whether there may be any.
     """
     numbers = np.sort(keys.view(np.int32).astype(np.int64) if signed else keys.astype(np.int64))
     best, least = plain = _window(numbers, (), np.zeros(0, np.int64), size)
+    if not atoms:
+        return plain
     values, counts = _frequent(numbers)
     inside = (values - best.base) % (1 << 32) < BINS
     if not best.shift and inside.all():

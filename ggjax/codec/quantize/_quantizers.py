@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ggjax.codec.quantize import _dictionary, _lossless, _rf8, _scaled, _uniform
+from ggjax.codec.quantize import _dictionary, _levels, _lossless, _rf8, _scaled, _uniform
 from ggjax.codec.quantize._quantizer import Quantizer
 
 QUANTIZERS: dict[str, Quantizer] = {
@@ -14,6 +14,9 @@ QUANTIZERS: dict[str, Quantizer] = {
     "scaled": _scaled.QUANTIZER,
 }
 """By the identifiers that files have."""
+
+DECODERS = QUANTIZERS | {"levels": _levels.QUANTIZER}
+"""What arrays are decoded by."""
 
 CHOICES: dict[str, tuple[str, ...]] = {"lossless": ("lossless", "dictionary")}
 """The quantizers that an array may have where one is asked for, those that keep the same of it: the shortest is
