@@ -195,7 +195,7 @@ def test_rounding_takes_what_the_mask_tells():
 def test_messages():
     with pytest.raises(ValueError, match="leaf 'a/kernel': expected finite weights, got nan"):
         codec.resident({"a": {"kernel": jnp.full((4, 4), jnp.nan)}}, bits=8)
-    with pytest.raises(ValueError, match="bits must be None, 4 or 8, got 3"):
+    with pytest.raises(ValueError, match="bits must be None, 4, 8 or 12, got 3"):
         codec.resident({}, bits=3)
     with pytest.raises(ValueError, match='mask must be "kernels"'):
         codec.resident(TREE, bits=8, mask="biases")
