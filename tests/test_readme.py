@@ -37,7 +37,7 @@ PROGRAMS = programs.programs_of(README)
 
 
 def test_every_program_is_followed_by_what_it_prints():
-    assert [code for code, _ in PROGRAMS] == blocks("python") and len(PROGRAMS) == 6
+    assert [code for code, _ in PROGRAMS] == blocks("python") and len(PROGRAMS) == 7
 
 
 @pytest.mark.parametrize(("code", "printed"), PROGRAMS, ids=range(len(PROGRAMS)))
@@ -81,7 +81,7 @@ def test_every_public_name_is_documented():
 
     import ggjax
 
-    for module in (ggjax, ggjax.codec, ggjax.gennorm, ggjax.rate, ggjax.rf8):
+    for module in (ggjax, ggjax.codec, ggjax.gennorm, ggjax.rate, ggjax.rf8, ggjax.serve, ggjax.train):
         for name in dir(module):
             thing = getattr(module, name)
             if name.startswith("_") or not inspect.isfunction(thing):

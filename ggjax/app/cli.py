@@ -5,15 +5,17 @@ Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted by Ctrl-C, 143 ended by
 
 import argparse
 import importlib.util
-import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ggjax.app import _cache, _help, _pipes, _signals, _terminal
+from ggjax.app import _cache, _help, _kinds, _pipes, _signals, _terminal
 from ggjax.codec import container
+
+MISUSED = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+"""Errors of the system that are the user's, not the machine's."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,20 +66,20 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "-o",
         "--out",
-        type=_folder,
+        type=_kinds.folder,
         default=Path("ggjax-demo"),
         metavar="DIR",
         help="folder for the results, made if need be; older ones in it are replaced (default: %(default)s)",
     )
     demo.add_argument(
         "--seed",
-        type=_count,
+        type=_kinds.count,
         default=0,
         metavar="N",
         help="seed of weights and batches; the same one gives the same numbers (default: %(default)s)",
     )
     demo.add_argument("-q", "--quiet", action="store_true", help="show no progress")
-    demo.add_argument("--steps", type=_count, help=argparse.SUPPRESS)
+    demo.add_argument("--steps", type=_kinds.count, help=argparse.SUPPRESS)
     demo.set_defaults(run=_demo)
 
     _add_files(commands)
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "-o",
         "--out",
-        type=_folder,
+        type=_kinds.folder,
         default=Path("tables"),
         metavar="DIR",
         help="folder to write to, made if need be; older tables in it are replaced (default: %(default)s)",
@@ -187,7 +189,7 @@ def _add_output(parser: argparse.ArgumentParser, default: str) -> None:
 def _add_limit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-bytes",
-        type=_bytes,
+        type=_kinds.bytes,
         metavar="N",
         help="read a compressed IN whose tensors take up to N bytes, inf for any number "
         "(default: 256 MiB and 2048 times the size of IN)",
@@ -214,11 +216,7 @@ def _add_selection(parser: argparse.ArgumentParser, rest: str) -> None:
 
 def _files(args: argparse.Namespace) -> int:
     if str(args.input) != _pipes.PIPE and not args.input.exists():
-        return _fail(f"{args.input} does not exist: expected a .safetensors file or an index of several", 2)
-    try:
-        args.input = container.checkpoint_at(args.input)
-    except ValueError as e:
-        return _fail(str(e), 2)
+        return _fail(f"{args.input} does not exist: expected a .safetensors file or an index", 2)
     if args.name == "info":
         from ggjax.app import info as module
     else:
@@ -228,16 +226,16 @@ def _files(args: argparse.Namespace) -> int:
 
     args.shown = {}
     try:
+        args.input = container.checkpoint_at(args.input)
         with _pipes.through_files(args) as args.shown:
             return getattr(module, args.name)(args)
     except BrokenPipeError:
         raise
     except (ValueError, ImportError, TypeError, OSError) as e:
-        misused = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
         message = str(e)
         for path, name in args.shown.items():
             message = message.replace(path, name)
-        return _fail(message, 1 if isinstance(e, OSError) and not isinstance(e, misused) else 2)
+        return _fail(message, 1 if isinstance(e, OSError) and not isinstance(e, MISUSED) else 2)
 
 
 class _Version(argparse.Action):
@@ -246,29 +244,6 @@ class _Version(argparse.Action):
 
         print(f"ggjax {version('ggjax')}")
         parser.exit()
-
-
-def _folder(text: str) -> Path:
-    path = Path(text)
-    if not text:
-        raise argparse.ArgumentTypeError("expected the name of a folder, got an empty one")
-    if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"expected a folder, but {text!r} is a file")
-    return path
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2^31 - 1, got {text!r}")
-    return int(text)
-
-
-def _bytes(text: str) -> float:
-    if text == "inf":
-        return math.inf
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected a whole number of bytes, or inf, got {text!r}")
-    return int(text)
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -50,7 +50,7 @@ def on_grid(rounded: Rounded) -> OnGrid:
     >>> params = {"kernel": jax.random.normal(jax.random.key(1), (16, 8))}
     >>> forward = lambda params, x: x @ params["kernel"]
     >>> known = sensitivity.estimate(forward, params, [x], key=jax.random.key(2), output="values")
-    >>> rounded = sensitivity.round_to(params, known, bits=3.5)
+    >>> rounded = sensitivity.round_to(params, known, bits=4.5)
     >>> grid, tx = on_grid(rounded), optax.sgd(0.02, momentum=0.9)
     >>> loss = lambda latent: jnp.mean((forward(grid.apply(latent), x) - forward(params, x)) ** 2)
     >>> @jax.jit
