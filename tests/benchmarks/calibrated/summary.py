@@ -10,6 +10,7 @@ from tests.benchmarks.calibrated.tables import DECIBELS, FILE, RISES
 WAYS = {"uniform": "one step for all", "both": "calibrated", frontiers.COMPRESS: "calibrated, as asked"}
 LOGITS = {
     "lm-adam": "language model, Adam",
+    "lm-small": "the same from a small init",
     "lm-backslash": "the same with BackSlash",
     "speller": "the speller",
     "digits": "the digits network",
