@@ -67,8 +67,8 @@ def on_grid(rounded: Rounded) -> OnGrid:
     """
     # The levels that were chosen are only where training begins: they are not to be held by compiled programs.
     # On the host, steps go with latents on whatever devices.
-    grids = {n: dataclasses.replace(q, levels=np.int32(0)) for n, q in rounded.levels.items()}
-    grids = jax.tree.map(np.asarray, grids)
+    blank = {n: dataclasses.replace(q, levels=jnp.zeros((), jnp.int32)) for n, q in rounded.levels.items()}
+    grids: dict[str, Levels] = jax.tree.map(np.asarray, blank)
 
     def apply(latent: Any) -> Any:
         flat = _checked(latent, grids)
