@@ -13,7 +13,7 @@ from ggjax.codec import container
 PACKAGES = [name for name in ggjax.__all__ if inspect.ismodule(getattr(ggjax, name))]
 
 
-@pytest.mark.parametrize("package", [ggjax, ggjax.codec, container], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("package", [ggjax, ggjax.codec, container, ggjax.serve], ids=lambda m: m.__name__)
 def test_type_checkers_see_what_is_loaded(package):
     tree = ast.parse(pathlib.Path(inspect.getfile(package)).read_text())
     block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")

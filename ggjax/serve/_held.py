@@ -31,6 +31,8 @@ class Held(NamedTuple):
         for a, i in zip(self.order, index, strict=False):
             if a is not None:
                 own[a] = i
+            elif range(1)[i] != range(1):
+                return None  # none of an axis of size 1 that the small array does not have
         while own and own[-1] == slice(None):
             own.pop()
         array = _kinds.index(self.array, tuple(own)) if own else self.array
@@ -51,7 +53,7 @@ class Held(NamedTuple):
 
 def hold(array: Any) -> Held:
     """The small array as it is."""
-    return Held(array, tuple(range(len(_kinds.sizes(array)))), array.dtype)
+    return Held(array, tuple(range(len(_kinds.sizes(array)))), jax.dtypes.canonicalize_dtype(array.dtype))
 
 
 def is_held(x: Any) -> bool:

@@ -20,8 +20,12 @@ def in_place(f: F) -> F:
     """f for arguments with small arrays in place of float ones, which it multiplies by as they lie.
 
     A ``Compressed`` tree stands for what was compressed: each of its arrays is decoded where it is used.
-    The result is jittable where f is, and has gradients (``jax.grad``) with respect to the float arrays. Call
-    it under ``jax.jit``: otherwise every call traces f anew. Without a small array among the arguments it is f.
+    The result is jittable where f is, and has gradients (``jax.grad``) with respect to the float arrays, in
+    reverse mode only. Call it under ``jax.jit``: otherwise every call traces f anew. Without a small array
+    among the arguments it is f.
+
+    An nnx object among the arguments reaches f as a copy: what f changes in it is lost unless f returns it
+    (``nnx_module`` takes care of that).
 
     Args:
       f: any function of trees of arrays that JAX can trace. It sees float arrays of the shapes and dtypes that

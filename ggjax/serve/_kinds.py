@@ -9,7 +9,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from ggjax import codec, rf8
-from ggjax.codec import Coded, Compressed, LevelArray
+from ggjax._internal import trees
+from ggjax.codec import Blocks, Coded, Compressed, LevelArray, TwelveBitArray
 from ggjax.codec._compressed import is_coded
 from ggjax.codec.serving import _array as levels
 from ggjax.codec.serving._floats_needed import Small
@@ -61,15 +62,24 @@ def checked(a: Any, name: str) -> jax.ShapeDtypeStruct:
     """The shape, dtype and (on an Explicit mesh) sharding of the float array that a small one stands for.
 
     Raises:
-      TypeError or ValueError: its fields do not fit together; the message begins with the name.
+      TypeError or ValueError: its fields do not fit together, or it is coded by "zstd" and traced; the message
+        begins with the name.
     """
     if is_coded(a):
+        coders = {b.meta.coder for b in (a.blocks if isinstance(a, Blocks) else (a,)) if isinstance(b, Coded)}
+        if coders - {"rans"} and not trees.is_concrete(*jax.tree.leaves(a)):
+            raise ValueError(
+                f"{name}: coded by 'zstd', which decodes on the host only: decompress it outside jit"
+            )
         return jax.ShapeDtypeStruct(sizes(a), a.dtype)
     if isinstance(a, RF8Array):
         codes.check_form(a, name)
     elif isinstance(a, LevelArray):
         levels.check_form(a, name)
-    return jax.eval_shape(_decode, a)
+    try:
+        return jax.eval_shape(_decode, a)
+    except (TypeError, ValueError) as e:
+        raise (TypeError if isinstance(e, TypeError) else ValueError)(f"{name}: {e}") from e
 
 
 def decode(a: Any) -> jax.Array:
@@ -124,6 +134,8 @@ def stacked(a: Any) -> Any:
     to be decoded for that."""
     if is_coded(a):
         return a if _has_layers(a) else None
+    if isinstance(a, (LevelArray, TwelveBitArray)) and a.axis % a.ndim == 0:
+        return None  # patches and packed halves are told from whole rows
     return jax.tree.map(lambda part: jnp.broadcast_to(part, (a.shape[0], *part.shape[1:])), a)
 
 

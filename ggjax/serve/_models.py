@@ -6,7 +6,7 @@ from typing import Any
 from ggjax.serve._in_place import in_place
 
 
-def apply(model: Any, variables: Any, *args: Any, **kwargs: Any) -> Any:
+def apply(model: Any, variables: Any, /, *args: Any, **kwargs: Any) -> Any:
     """``model.apply(variables, ...)`` with small weights among the variables, multiplied by where they lie.
 
     Args:

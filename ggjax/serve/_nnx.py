@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from ggjax.codec import Compressed
 from ggjax.serve import _kinds
 from ggjax.serve._in_place import in_place
 
@@ -14,10 +15,13 @@ def nnx_module(model: Any, weights: Any = None) -> Any:
     """The module with small weights in its variables, which it multiplies by where they lie.
 
     It is a module like the one given: its class is a subclass that only calls it ``in_place``, so it goes
-    through ``nnx.jit``, ``nnx.split`` and ``nnx.merge``, and what a call changes (caches, counts of random
-    keys) is changed. The module given stays as it was; variables that are not replaced are shared with it as
-    arrays. Only calling the module itself multiplies in place; its other methods and its parts, called from
-    outside, decode what they use.
+    through ``nnx.jit``, ``nnx.split`` and ``nnx.merge``. Variables that a call changes (caches, counts of
+    random keys), in the module or in its arguments (``rngs=``), are changed; plain attributes that it sets are
+    not. The module given stays as it was; variables that are not replaced are shared with it as arrays.
+
+    Only calling the module itself multiplies in place. Its other methods and its parts, called from outside,
+    decode an ``RF8Array`` where they use it, and refuse other small arrays: for those,
+    ``serve.in_place(lambda m, x: m.encode(x))(small, x)``.
 
     Args:
       model: an nnx module.
@@ -26,7 +30,7 @@ def nnx_module(model: Any, weights: Any = None) -> Any:
         small arrays already.
 
     Raises:
-      TypeError: the model is not an nnx module.
+      TypeError: the model is not an nnx module, or has no ``__call__``.
       ValueError: weights that the module lacks, or has in another shape; the message names the leaf.
 
     >>> import jax.numpy as jnp
@@ -40,6 +44,12 @@ def nnx_module(model: Any, weights: Any = None) -> Any:
     """
     if not isinstance(model, nnx.Module):
         raise TypeError(f"model must be an nnx module, got {type(model).__name__}")
+    if not callable(model):
+        raise TypeError(
+            f"{type(model).__name__} has no __call__: put small weights in its variables with "
+            "nnx.update(model, weights), and use "
+            "serve.in_place(lambda model, x: model.encode(x))(model, x) for its methods"
+        )
     graph, state = nnx.split(model)
     served = nnx.merge(graph, state if weights is None else _replaced(state, weights), copy=True)
     served.__class__ = _served(type(model))
@@ -73,6 +83,15 @@ def _key(entry: Any) -> Any:
     return getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry)))
 
 
+def _is_node(x: Any) -> bool:
+    """Whether a call can change what x holds."""
+    return isinstance(x, (nnx.Pytree, nnx.Variable))
+
+
+def _is_leaf(x: Any) -> bool:
+    return _is_node(x) or _kinds.is_small(x) or isinstance(x, Compressed)
+
+
 def _names(own: Any) -> str:
     names = ["/".join(map(str, path)) for path in own]
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
@@ -83,16 +102,23 @@ def _served(cls: type) -> type:
     """The class of a module that is called in place."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        graph, state = nnx.split(self)
+        leaves, treedef = jax.tree.flatten((args, kwargs), is_leaf=_is_leaf)
+        at = [i for i, x in enumerate(leaves) if _is_node(x)]
+        nodes = (self, *(leaves[i] for i in at))
+        others = [None if _is_node(x) else x for x in leaves]
+        graph, state = nnx.split(nodes)
         small = {path for path, x in nnx.to_flat_state(state) if _kinds.is_small(x.get_value())}
 
-        def pure(state: Any, args: Any, kwargs: Any) -> Any:
-            module = nnx.merge(graph, state)
+        def pure(leaves: Any, *states: Any) -> Any:
+            now = nnx.merge(graph, nnx.State(dict(zip(state, states, strict=True))))
+            module, *given = now
+            filled = dict(zip(at, given, strict=True))
+            args, kwargs = treedef.unflatten(filled.get(i, x) for i, x in enumerate(leaves))
             y = cls.__call__(module, *args, **kwargs)
-            return y, nnx.state(module, lambda path, x: path not in small)
+            return y, nnx.state(now, lambda path, x: path not in small)
 
-        y, changed = in_place(pure)(state, args, kwargs)
-        nnx.update(self, changed)
+        y, changed = in_place(pure)(others, *(state[i] for i in state))  # each by its own names
+        nnx.update(nodes, changed)
         return y
 
     names = {

@@ -56,7 +56,7 @@ def _gather(eqn: Any, values: list[Any]) -> list[Any] | None:
         return None
     if p["slice_sizes"] != (1, *shape[1:]) or d.offset_dims != tuple(range(places, places + own)):
         return None
-    at, last = at[..., 0], shape[0] - 1
+    at, last = _wide(at[..., 0]), shape[0] - 1
     found = _kinds.rows(w.array, jnp.clip(at, 0, last)).astype(w.dtype)
     if p["mode"] != jax.lax.GatherScatterMode.FILL_OR_DROP:
         return [found]
@@ -69,7 +69,15 @@ def _convert(eqn: Any, values: list[Any]) -> list[Any] | None:
     (w,), dtype = values, jnp.dtype(eqn.params["new_dtype"])
     if not trees.is_weight_dtype(dtype) or dtype.itemsize < 2:
         return None
+    if dtype != w.dtype and not _holds(w.dtype, dtype) and not _holds(w.dtype, w.array.dtype):
+        return None  # what the dtype between them has rounded is not in the small array
     return [w._replace(dtype=dtype)]
+
+
+def _holds(dtype: Any, other: Any) -> bool:
+    """Whether the numbers of one floating dtype are all in the first."""
+    a, b = jnp.finfo(dtype), jnp.finfo(other)
+    return a.nmant >= b.nmant and a.maxexp >= b.maxexp
 
 
 def _transpose(eqn: Any, values: list[Any]) -> list[Any] | None:
@@ -123,8 +131,19 @@ def _dynamic_slice(eqn: Any, values: list[Any]) -> list[Any] | None:
     w, *starts = values
     if not is_held(w) or None in w.order or eqn.params["slice_sizes"] != (1, *w.shape[1:]):
         return None
-    layer = w.without([0], jnp.clip(starts[0], 0, w.shape[0] - 1))
+    layer = w.without([0], jnp.clip(_wide(starts[0]), 0, w.shape[0] - 1))
     return None if layer is None else [layer._replace(order=(None, *layer.order))]
+
+
+def _wide(at: jax.Array) -> jax.Array:
+    """Indices in a dtype that holds the size of every axis: 8 bits would wrap in a comparison with it."""
+    return at.astype(jnp.int32) if at.dtype.itemsize < 4 else at
+
+
+def _each_part(eqn: Any, values: list[Any]) -> list[Any] | None:
+    """The operation on each array of a small one: it changes what JAX knows of them, and no number."""
+    (w,) = values
+    return [w._replace(array=jax.tree.map(lambda a: eqn.primitive.bind(a, **eqn.params), w.array))]
 
 
 def _same(eqn: Any, values: list[Any]) -> list[Any] | None:
@@ -139,6 +158,7 @@ OPERATIONS: dict[str, Rule] = {
     "dynamic_slice": _dynamic_slice,
     "gather": _gather,
     "optimization_barrier": _same,
+    "pvary": _each_part,  # what shard_map multiplies with what differs between devices
     "reshape": _reshape,
     "sharding_constraint": _same,  # a small array stays where it lies
     "slice": _slice,

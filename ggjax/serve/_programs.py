@@ -28,6 +28,8 @@ def _checkpoint(eqn: Any, values: list[Any], run: Run) -> list[Any] | None:
 
 
 def _cond(eqn: Any, values: list[Any], run: Run) -> list[Any] | None:
+    if eqn.params.get("branches_platforms"):
+        return None  # the platform chooses when the program is compiled
     at, *operands = values
     put, parts = _apart(operands)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from ggjax import rf8, serve
+from ggjax import codec, rf8, serve
 from ggjax.rf8 import RF8Array
 
 TOKENS = jnp.arange(10).reshape(2, 5)
@@ -66,6 +66,52 @@ def test_it_is_a_module(pair, assert_same):
     grads = jax.grad(lambda x: jnp.sum(held.layers[0](x)))(jnp.ones((1, 6)))
     assert grads.shape == (1, 6)
     assert serve.nbytes(nnx.state(served, nnx.Param)) < 0.5 * serve.nbytes(nnx.state(want, nnx.Param))
+
+
+class Decoder(nnx.Module):
+    """What it changes lies in its arguments."""
+
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(8, 8, use_bias=False, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5)
+
+    def __call__(self, x, scale, cache, *, rngs, mode="add"):
+        cache["sum"][...] += x if mode == "add" else -x
+        return self.dropout(x @ scale + self.layer(x), rngs=rngs)
+
+
+def test_what_a_call_changes_in_its_arguments_is_changed(decoded, assert_same):
+    model, x, scale = Decoder(nnx.Rngs(0)), jnp.ones((1, 8)), rf8.encode(jnp.eye(8))
+    small = rf8.tree_encode(nnx.state(model, nnx.Param))
+    served, want = (serve.nnx_module(model, w) for w in (small, rf8.tree_decode(small)))
+    rngs, cache = [nnx.Rngs(5) for _ in "ab"], [{"sum": nnx.Variable(jnp.zeros((1, 8)))} for _ in "ab"]
+    ys = []
+    for call in (lambda m, *args: m(*args[:3], rngs=args[3]), nnx.jit(lambda m, *a: m(*a[:3], rngs=a[3]))):
+        ys.append(call(served, x, scale, cache[0], rngs[0]))
+        assert_same(ys[-1], want(x, jnp.eye(8), cache[1], rngs=rngs[1]))
+    assert not decoded
+    assert (ys[0] == 0).tolist() != (ys[1] == 0).tolist()
+    assert rngs[0].default.count == 2 and cache[0]["sum"].get_value().tolist() == [[2.0] * 8]
+    served(x, scale, cache[0], rngs=rngs[0], mode="subtract")
+    assert cache[0]["sum"].get_value().tolist() == [[1.0] * 8]
+
+
+def test_methods_of_a_module_that_is_not_called(decoded, assert_same):
+    class Coder(nnx.Module):
+        def __init__(self, rngs):
+            self.layer = nnx.Linear(32, 16, use_bias=False, rngs=rngs)
+
+        def encode(self, x):
+            return self.layer(x)
+
+    model, x = Coder(nnx.Rngs(0)), jnp.ones((1, 32))
+    with pytest.raises(TypeError, match="Coder has no __call__: .* serve.in_place"):
+        serve.nnx_module(model)
+    q = codec.resident({"w": model.layer.kernel.get_value()}, bits=8)["w"]
+    nnx.update(model, {"layer": {"kernel": q}})
+    found = jax.jit(serve.in_place(lambda model, x: model.encode(x)))(model, x)
+    assert not decoded
+    assert_same(found, x @ q.decode())
 
 
 def test_messages(pair):

@@ -35,3 +35,13 @@ def test_two_layers(kind, decoded, assert_same):
     q = rf8.tree_decode(rf8.tree_encode(params))
     plain = jnp.tanh(x @ q["up"]) @ q["down"]
     assert_same(jax.device_put(found, jax.devices()[0]), plain, 1e-5)
+
+
+def test_small_weights_are_used_inside_shard_map(decoded, assert_same):
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,))
+    q, x = rf8.encode(jax.random.normal(jax.random.key(0), (8, 6))), jnp.ones((8, 8))
+    f = serve.in_place(lambda w, x: x @ w)
+    with jax.set_mesh(mesh):
+        found = jax.jit(jax.shard_map(f, in_specs=(P(), P("x")), out_specs=P("x")))(q, x)
+    assert not decoded
+    assert_same(found, x @ rf8.decode(q))
