@@ -189,7 +189,7 @@ def refused(path, data):
 
 def test_small_leaves_are_decoded_once_however_they_lie(tmp_path, monkeypatch):
     path = written(tmp_path, attacks.pack_between(6))
-    calls = counted(monkeypatch, _sources, "_read", lambda s: s.name)
+    calls = counted(monkeypatch, _sources, "read_coded", lambda s: s.name)
     groups = counted(monkeypatch, _sources, "_arrays")
     assert len(codec.load_file(path)) == 12
     assert sorted(calls) == sorted(["small", *(f"l{i}" for i in range(6))]) and len(groups) > 6
