@@ -82,7 +82,7 @@ def rounded_tree(flat: trees.Flat, levels: dict[str, Levels], rises: dict[str, f
     """The tree with its leaves replaced by levels of all that are to be rounded."""
     size = sum(q.levels.size for q in levels.values())
     new = flat.with_named(_planned.values_of(levels, chosen_of(flat)))
-    return Rounded(new, levels, _counting.bits_of(levels) / size, rises)
+    return Rounded(new, levels, _counting.bits_of(levels) / max(size, 1), rises)
 
 
 def asked_of(bits: float | None, loss_rise: float | None) -> tuple[Callable[..., _search.Found], float]:

@@ -41,8 +41,8 @@ def on_grid(rounded: Rounded) -> OnGrid:
       predicted.
 
     Raises:
-      ValueError: (both functions) latents without one of the rounded leaves, or with one of another shape; the
-        message names the leaf.
+      ValueError: (both functions) latents without one of the rounded leaves, or with one of another shape;
+        (``freeze``) with a NaN or infinite weight. The message names the leaf.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from ggjax import sensitivity
@@ -66,7 +66,9 @@ def on_grid(rounded: Rounded) -> OnGrid:
     True
     """
     # The levels that were chosen are only where training begins: they are not to be held by compiled programs.
-    grids = {n: dataclasses.replace(q, levels=jnp.zeros((), jnp.int32)) for n, q in rounded.levels.items()}
+    # On the host, steps go with latents on whatever devices.
+    blank = {n: dataclasses.replace(q, levels=jnp.zeros((), jnp.int32)) for n, q in rounded.levels.items()}
+    grids: dict[str, Levels] = jax.tree.map(np.asarray, blank)
 
     def apply(latent: Any) -> Any:
         flat = _checked(latent, grids)
@@ -75,6 +77,7 @@ def on_grid(rounded: Rounded) -> OnGrid:
 
     def freeze(latent: Any) -> Rounded:
         flat = _checked(latent, grids)
+        trees.check_finite(flat.weight_names(), flat.weights())
         pairs = zip(flat.weight_names(), flat.weights(), strict=True)
         levels: dict[str, Levels] = {n: _levels(x, grids[n]) for n, x in pairs}
         return rounded_tree(flat, levels, dict.fromkeys(levels, 0.0))

@@ -102,6 +102,14 @@ def test_layers_of_what_a_file_has(tmp_path):
     assert codec.layers(calibrated).meta.kind == "lossless"
 
 
+def test_layers_of_a_sharded_stack():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    stack = jax.device_put(laplace(2, 64, 32), jax.NamedSharding(mesh, jax.P(None, "d")))
+    small = codec.compress({"kernel": stack}, step=0.01)
+    layer = jax.tree.map(lambda a: a[1], codec.layers(small.tree["kernel"]))
+    np.testing.assert_array_equal(jax.jit(codec.decompress)(layer), codec.decompress(small)["kernel"][1])
+
+
 def test_a_coded_array_that_is_closed_over_is_decoded_on_the_device():
     w = laplace(128, 64)
     coded = codec.compress({"w": w}, lossless=True).tree["w"]

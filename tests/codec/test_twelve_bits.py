@@ -83,6 +83,8 @@ def test_products(monkeypatch):
         assert_same(da, b, w, "bn,kn->bk")
     half = vectors(3, 102).astype(jnp.bfloat16)
     y = codec.dot(half, q, preferred_element_type=jnp.float32)
+    narrow = codec.dot(half.astype(jnp.float16), q, preferred_element_type=jnp.float32)
+    np.testing.assert_allclose(narrow, y, rtol=1e-2, atol=1e-2 * float(jnp.abs(y).max()))
     assert_same(y, half, w)
     jax.clear_caches()
 

@@ -105,3 +105,27 @@ def test_wins_back_what_rounding_cost(params, rounded, tmp_path):
 def test_other_trees_are_refused(rounded, change, message):
     with pytest.raises(ValueError, match=message):
         on_grid(rounded).apply(change(rounded.params))
+
+
+def test_weights_that_are_not_finite_are_refused(rounded):
+    latent = jax.tree.map(jnp.array, rounded.params)
+    latent["first"]["kernel"] = latent["first"]["kernel"].at[0, 0].set(jnp.nan)
+    with pytest.raises(ValueError, match="'first/kernel'"):
+        on_grid(rounded).freeze(latent)
+
+
+def test_sharded_latents(params, rounded):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.NamedSharding(mesh, jax.P(None, "d"))
+    latent = jax.tree.map(jnp.array, rounded.params)
+    latent["first"]["kernel"] = jax.device_put(latent["first"]["kernel"], sharding)
+    grid = on_grid(rounded)
+    assert grid.apply(latent)["first"]["kernel"].sharding.is_equivalent_to(sharding, 2)
+    again = grid.freeze(latent)
+    assert again.bits == pytest.approx(rounded.bits)
+    jax.tree.map(np.testing.assert_array_equal, again.params, rounded.params)
+
+
+def test_without_rounded_leaves(rounded):
+    none = on_grid(rounded._replace(levels={})).freeze(rounded.params)
+    assert none.levels == {} and none.bits == 0

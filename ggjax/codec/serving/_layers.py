@@ -8,6 +8,8 @@ import numpy as np
 from ggjax._internal import trees
 from ggjax.codec import _decode, _encode
 from ggjax.codec._coded import STREAMS, Coded, Meta, Part
+from ggjax.codec._compressed import Blocks
+from ggjax.codec._decompress import decompress
 from ggjax.codec._host import outside_trace
 from ggjax.codec._tokenize import tokenized
 from ggjax.codec.quantize._quantizers import QUANTIZERS
@@ -59,6 +61,8 @@ def layers(w: Any) -> Coded:
 
 def _weights(w: Any) -> tuple[np.ndarray, str, np.float32]:
     """The weights on the host, the quantizer, and its step."""
+    if isinstance(w, Blocks):  # of a sharded stack: what one step made of every shard is kept losslessly
+        w = np.asarray(decompress(w))
     if isinstance(w, Coded):
         array = np.asarray(_decode.weights_of(w, _decode.arrays([w])[0]))
         keeps = w.meta.kind in _KINDS and not getattr(w.meta.params, "centroids", ())

@@ -42,7 +42,8 @@ def product(x: jax.Array, w: Matrices, transposed: bool) -> jax.Array:
     """x (B, m) times one matrix (m, n), or (B, n) times its transposed; float32 or wider."""
     before, after = (w.columns, w.rows) if transposed else (w.rows, w.columns)
     given = x
-    if not w.exact or not (before is None or w.powers):
+    keeps = before is None or (w.powers and x.dtype == jnp.bfloat16)  # powers of 2 may be beyond float16
+    if not w.exact or not keeps:
         x = x.astype(trees.wide_dtype(x.dtype))
     if before is not None:
         x = x * before.astype(x.dtype)[None]

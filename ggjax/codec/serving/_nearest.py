@@ -15,12 +15,12 @@ def nearest(x: jax.Array, bits: int, view: View, is_table: bool) -> LevelArray:
     """The array on levels of 8 or 4 bits.
 
     The largest weight of every column (of a table: of every row, which is looked up by itself) has the level
-    127 or 7.
+    127 or 7. 4 bits take an even number of rows: others, and tables, get 8.
     """
     axes = view.columns if is_table else view.rows
     axis = (view.rows or (x.ndim - 1,))[-1]
     packed = bits == 4 and not is_table and x.shape[axis] % 2 == 0
-    most = 7 if bits == 4 and not is_table else 127
+    most = 7 if packed else 127
     size = jnp.max(jnp.abs(x.astype(jnp.float32)), axes, keepdims=True, initial=0)
     steps = jnp.where(size > 0, size / most, 1)
     levels = jnp.clip(jnp.round(x.astype(jnp.float32) / steps), -most, most).astype(jnp.int8)
