@@ -37,3 +37,15 @@ def compiled():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield events
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of a few rows, so that small matrices have many, and some rows left over."""
+    from ggjax._internal.tiled import _loops
+
+    monkeypatch.setattr(_loops, "SMALL_TILE", 64)
+    monkeypatch.setattr(_loops, "LARGE_TILE", 96)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from ggjax._internal import trees
+from ggjax._internal.gradients import straight_through
 from ggjax.baselines._priors import gg_bits, logistic_bits
 from ggjax.baselines._reparameterization import (
     Frozen,
@@ -17,7 +18,6 @@ from ggjax.baselines._reparameterization import (
     beside,
     flatten,
     split,
-    straight_through,
     values_of,
 )
 from ggjax.gennorm._fit import fit_leaves

@@ -8,7 +8,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from ggjax.baselines._reparameterization import Mask, check_whole, flatten, straight_through
+from ggjax._internal.gradients import straight_through
+from ggjax.baselines._reparameterization import Mask, check_whole, flatten
 
 MANTISSA, EXPONENT = 23, 8
 """Bits of a float32."""

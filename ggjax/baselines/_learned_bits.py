@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from ggjax._internal import trees
+from ggjax._internal.gradients import straight_through
 from ggjax.baselines._float_format import as_float, float_levels, format_bits
 from ggjax.baselines._reparameterization import (
     Frozen,
@@ -18,7 +19,6 @@ from ggjax.baselines._reparameterization import (
     beside,
     flatten,
     split,
-    straight_through,
     values_of,
 )
 

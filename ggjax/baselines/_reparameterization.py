@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
-from jax import lax
 
 from ggjax import masks
 from ggjax._internal import trees
@@ -68,11 +67,6 @@ def split(key: jax.Array | None, flat: trees.Flat) -> Any:
     """A key for every selected leaf, or None for each."""
     n = sum(flat.selected)
     return [None] * n if key is None else jax.random.split(key, max(n, 1))[:n]
-
-
-def straight_through(value: jax.Array, x: jax.Array) -> jax.Array:
-    """The value, exactly, with the gradient of x."""
-    return lax.stop_gradient(value) + (x - lax.stop_gradient(x))
 
 
 def check_whole(name: str, value: Any, low: int, high: int) -> None:

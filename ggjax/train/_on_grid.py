@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ggjax._internal import trees
+from ggjax._internal.gradients import straight_through
 from ggjax.sensitivity import Levels, Rounded
 from ggjax.sensitivity._rounding import rounded_tree
 
@@ -73,7 +73,7 @@ def on_grid(rounded: Rounded) -> OnGrid:
     def apply(latent: Any) -> Any:
         flat = _checked(latent, grids)
         pairs = zip(flat.weight_names(), flat.weights(), strict=True)
-        return flat.replace(_straight_through(_levels(x, grids[n]).values, x) for n, x in pairs)
+        return flat.replace(straight_through(_levels(x, grids[n]).values, x) for n, x in pairs)
 
     def freeze(latent: Any) -> Rounded:
         flat = _checked(latent, grids)
@@ -102,8 +102,3 @@ def _levels(x: jax.Array, grid: Levels) -> Levels:
     """The nearest levels of a leaf."""
     levels = jnp.round(grid.view.matrices(x.astype(jnp.float32)) / grid.steps)
     return dataclasses.replace(grid, levels=levels.astype(jnp.int32), dtype=jnp.dtype(x.dtype))
-
-
-def _straight_through(value: jax.Array, x: jax.Array) -> jax.Array:
-    """The value, exactly, with the gradient of x."""
-    return lax.stop_gradient(value) + (x - lax.stop_gradient(x))

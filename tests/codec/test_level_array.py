@@ -14,6 +14,7 @@ from ggjax import codec
 from ggjax._internal.tiled import _kernel, _loops
 from ggjax.codec.serving import _making, _matrices
 from ggjax.codec.serving._pieces import Piece
+from tests.products import assert_same, vectors
 
 R = np.random.default_rng(5)
 KINDS = ("bytes", "halves", "limited", "limited halves", "patched", "patched halves", "words")
@@ -61,30 +62,14 @@ def values(q):
     return w
 
 
-def vectors(*shape):
-    return jnp.asarray(R.standard_normal(shape), jnp.float32)
-
-
-def assert_same(y, x, w, spec="bk,kn->bn", tolerance=1e-6):
-    """Equal within the tolerance, relative to the sum of magnitudes that every product adds up."""
-    x = np.asarray(x, np.float64)
-    size = np.einsum(spec, np.abs(x), np.abs(w))
-    np.testing.assert_array_less(np.abs(y - np.einsum(spec, x, w)), tolerance * size + 1e-300)
-
-
 @pytest.fixture
-def small_tiles(monkeypatch):
-    """Tiles of a few rows, so that small matrices have many, and some rows left over."""
-    monkeypatch.setattr(_loops, "SMALL_TILE", 64)
-    monkeypatch.setattr(_loops, "LARGE_TILE", 96)
+def few_slots(monkeypatch):
+    """Room for patches in small matrices too."""
     monkeypatch.setattr(_making, "SLOTS", 8)
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equals_the_product_with_decoded_weights(kind, small_tiles):
+def test_equals_the_product_with_decoded_weights(kind, small_tiles, few_slots):
     q = made((102, 14), kind)
     w = values(q)
     np.testing.assert_allclose(q.decode(), w, rtol=3e-7)

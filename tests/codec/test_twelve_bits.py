@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from ggjax import codec
 from ggjax._internal.tiled import _loops
 from ggjax.codec.serving import _twelve
-from tests.codec.test_level_array import assert_same, vectors
+from tests.products import assert_same, vectors
 
 R = np.random.default_rng(9)
 
@@ -66,10 +66,7 @@ def test_the_window_is_the_best_there_is():
     )
 
 
-def test_products(monkeypatch):
-    monkeypatch.setattr(_loops, "SMALL_TILE", 64)
-    monkeypatch.setattr(_loops, "LARGE_TILE", 96)
-    jax.clear_caches()
+def test_products(small_tiles):
     x = with_odd_values(102, 30)
     x.view(np.uint16)[np.isnan(x.astype(np.float32)) | np.isinf(x.astype(np.float32))] = 0x4000
     x[x.astype(np.float32) > 1e9] = 3

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from ggjax import rf8
 from ggjax._internal.tiled import _kernel, _loops
 from ggjax.rf8 import _dot
+from tests.products import assert_same, vectors
 
 R = np.random.default_rng(7)
 AXES = {"tensor": None, "columns": 0, "rows": 1, "each": ()}
@@ -24,27 +25,6 @@ def made(shape, axis=None, spread=3):
 
 def values(q):
     return rf8.values()[np.asarray(q.codes)] * 2.0 ** np.asarray(q.exponents, np.float64)
-
-
-def vectors(*shape):
-    return jnp.asarray(R.standard_normal(shape), jnp.float32)
-
-
-def assert_same(y, x, w, spec="bk,kn->bn", tolerance=1e-6):
-    """Equal within the tolerance, relative to the sum of magnitudes that every product adds up."""
-    x = np.asarray(x, np.float64)
-    size = np.einsum(spec, np.abs(x), np.abs(w))
-    np.testing.assert_array_less(np.abs(y - np.einsum(spec, x, w)), tolerance * size + 1e-300)
-
-
-@pytest.fixture
-def small_tiles(monkeypatch):
-    """Tiles of a few rows, so that small matrices have many, and some rows left over."""
-    monkeypatch.setattr(_loops, "SMALL_TILE", 64)
-    monkeypatch.setattr(_loops, "LARGE_TILE", 96)
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
 
 
 @pytest.mark.parametrize("axis", AXES)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax._internal import shared, trees
+from ggjax.codec._host import namespace_of
 from ggjax.codec.serving import _floats_needed, _matrices, _nibbles, _patches
 from ggjax.codec.serving._matrices import Groups, Matrices
 from ggjax.codec.serving._patches import Patches
@@ -88,12 +89,15 @@ class LevelArray(_floats_needed.Small):
         return _indexed(self, index)
 
 
+def step_of(rows: Any, columns: Any, limit: Any) -> Any:
+    """The steps of weights, by those of their rows and columns and what limits them. NumPy or JAX arrays."""
+    step = rows * columns
+    return step if limit is None else namespace_of(step).minimum(step, limit)
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _decoded(q: LevelArray, dtype: Any) -> jax.Array:
-    step = q.row_steps * q.column_steps
-    if q.limit is not None:
-        step = jnp.minimum(step, q.limit)
-    x = q.unpacked().levels.astype(jnp.float32) * step
+    x = q.unpacked().levels.astype(jnp.float32) * step_of(q.row_steps, q.column_steps, q.limit)
     return _patches.put_in(x, q.patches, q.axis % q.ndim).astype(dtype)
 
 

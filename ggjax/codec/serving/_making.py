@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ggjax.codec.serving import _nibbles, _patches
-from ggjax.codec.serving._array import LevelArray
+from ggjax.codec.serving._array import LevelArray, step_of
 from ggjax.codec.serving._pieces import Piece
 
 SLOTS = 64
@@ -60,7 +60,6 @@ def _weights(piece: Piece, where: np.ndarray) -> np.ndarray:
     def own(numbers: np.ndarray) -> np.ndarray:
         return np.broadcast_to(numbers, where.shape)[places]
 
-    step = own(piece.row_steps) * own(piece.column_steps)
-    if piece.limit is not None:
-        step = np.minimum(step, own(piece.limit))
+    limit = None if piece.limit is None else own(piece.limit)
+    step = step_of(own(piece.row_steps), own(piece.column_steps), limit)
     return piece.levels[places].astype(np.float32) * step

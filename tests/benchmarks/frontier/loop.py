@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ggjax._internal.gradients import straight_through
 from ggjax.baselines import Frozen, Reparameterization
 from ggjax.baselines._priors import gg_bits
-from ggjax.baselines._reparameterization import beside, flatten, split, straight_through, values_of
+from ggjax.baselines._reparameterization import beside, flatten, split, values_of
 from ggjax.gennorm._fit import fit_leaves
 
 Forward = Literal["round", "noise", "none"]
