@@ -11,7 +11,18 @@ import scipy.stats
 
 from ggjax import baselines, gennorm, sensitivity
 from tests.benchmarks.frontier import __main__ as frontier
-from tests.benchmarks.frontier import loop, plan, plot, problems, pruning, report, rounding, runs, training
+from tests.benchmarks.frontier import (
+    loop,
+    on_grid,
+    plan,
+    plot,
+    problems,
+    pruning,
+    report,
+    rounding,
+    runs,
+    training,
+)
 from tests.benchmarks.frontier.methods import METHODS, Setting
 from tests.benchmarks.frontier.training import Trained
 
@@ -128,6 +139,18 @@ def test_every_method_trains(name):
         coarse, fewer = rounding._own(METHODS[name], setting.own, found)(4.0)
         change = [float(jnp.abs(w["kernel"] - params["kernel"]).mean()) for w in (weights, coarse)]
         assert fewer < bits and change[0] < change[1]
+
+
+def test_training_on_the_grid_wins_back_what_rounding_cost(monkeypatch, tmp_path):
+    """At few bits the loss is below that of calibrated rounding of the same weights."""
+    monkeypatch.setattr(on_grid, "BITS", (0.8, 0.7))
+    bench, run = runs.opened(tiny(), tmp_path), runs.Run("on_grid", Setting(0.01), 0, 600)
+    curve = bench.curve(run, "grid", "validation")
+    before = rounding.frontier(tiny(), "on_grid", 0.01, runs.trained(bench, run), "calibrated", "validation")
+    points = np.transpose(sorted((p["bits"], p["loss"]) for p in before["points"]))
+    for point in curve["points"]:
+        assert point["loss"] < np.interp(point["bits"], points[0], points[1])
+    assert plan.ways_of("on_grid") == ("grid",)
 
 
 def test_bits_are_those_of_the_coded_levels():

@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 import ggjax
 from ggjax import baselines
@@ -45,12 +43,18 @@ class Method(NamedTuple):
     side: float = 1.0  # learning rate of steps, lengths and priors, in those of the weights
     bitwave: bool = False
     target: bool = False  # whether its own number is a number of bits that is asked for
+    grid: float = 0.0  # the share of the training, at its end, that is left for the grid of calibrated rounding
 
 
 def _backslash(hyper: Hyper, schedule: optax.Schedule, steps: int, nu: float | None = None) -> Any:
     last = round((1 - FINE_TUNE) * steps)
     pulled = lambda count: jnp.where(count < last, schedule(count), 0.0)  # noqa: E731
     return ggjax.backslash(strength=hyper["own"], learning_rate=pulled, clamp=True, gg_shape=nu)
+
+
+def _before_the_grid(hyper: Hyper, schedule: optax.Schedule, steps: int) -> Any:
+    del steps
+    return ggjax.backslash(strength=hyper["own"], learning_rate=schedule, clamp=True)
 
 
 def _to_rate(hyper: Hyper, schedule: optax.Schedule, steps: int) -> Any:
@@ -70,6 +74,7 @@ METHODS = {
     "backslash": Method("BackSlash, nu fitted", STRENGTHS, after=_backslash),
     "backslash_1": Method("BackSlash, nu = 1", STRENGTHS, after=lambda h, r, n: _backslash(h, r, n, 1.0)),
     "backslash_2": Method("BackSlash, nu = 2", STRENGTHS, after=lambda h, r, n: _backslash(h, r, n, 2.0)),
+    "on_grid": Method("BackSlash, then on the grid", STRENGTHS, after=_before_the_grid, grid=1 / 6),
     "to_rate": Method("backslash_to_rate", (2.0, 1.5, 3.0), after=_to_rate, target=True),
     "epr": Method("EPR, logistic prior", RATES, form=lambda _: baselines.epr(), side=5.0),
     "epr_gg": Method("EPR, GG prior", RATES, form=lambda _: baselines.epr(prior="gg"), side=5.0),
@@ -96,11 +101,21 @@ METHODS = {
 
 def optimizer(method: Method, hyper: Hyper, steps: int) -> optax.GradientTransformationExtraArgs:
     """Adam with decoupled weight decay on the kernels, and what the method has after it; under jit."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(min(100, steps // 10), 1), steps)
+    schedule = shape_of(steps)
+    return with_schedule(
+        method, hyper, lambda count: jnp.asarray(schedule(count)) * hyper["learning_rate"], steps
+    )
 
-    def learning_rate(count: ArrayLike) -> jax.Array:
-        return jnp.asarray(schedule(count)) * hyper["learning_rate"]
 
+def shape_of(steps: int) -> optax.Schedule:
+    """The learning rate of a training as a share of its peak: a short warm-up, then a cosine."""
+    return optax.warmup_cosine_decay_schedule(0.0, 1.0, max(min(100, steps // 10), 1), steps)
+
+
+def with_schedule(
+    method: Method, hyper: Hyper, learning_rate: optax.Schedule, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """The same with a learning rate of one's own."""
     parts = [
         optax.scale_by_adam(),
         optax.add_decayed_weights(hyper["decay"], mask=ggjax.masks.kernels),

@@ -36,7 +36,8 @@ FIRST = 4
 
 def main_way(problem: Problem, name: str) -> str:
     """The way of rounding by which trials of a method are chosen."""
-    return problem.plain if "uniform" in rounding.ways_of(name) else "own"
+    ways = rounding.ways_of(name)
+    return problem.plain if "uniform" in ways else ways[0]
 
 
 def bits(curve: dict[str, Any], problem: Problem, level: float) -> list[float]:
@@ -115,8 +116,9 @@ def chosen(bench: Bench, name: str, way: str, steps: int, trials: int) -> list[R
 
 
 def ways_of(name: str) -> tuple[str, ...]:
-    """All ways of rounding that a method is measured by."""
-    return (*rounding.ways_of(name), "calibrated")
+    """All ways of rounding that a method is measured by: weights that go on to a grid are calibrated there."""
+    plain = rounding.ways_of(name)
+    return plain if METHODS[name].grid else (*plain, "calibrated")
 
 
 def factorial(steps: int) -> Iterator[Run]:

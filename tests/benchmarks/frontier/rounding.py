@@ -29,6 +29,7 @@ WAYS = {
     "leaf": "a step for each leaf",
     "own": "as the method rounds",
     "calibrated": "calibrated",
+    "grid": "calibrated, then trained on its grid",
     "power_quant": "PowerQuant",
     "gg_compand": "GG compander",
     "mse_clip": "grid of least squared error",
@@ -44,7 +45,9 @@ MOST_BITS = 8
 
 
 def ways_of(name: str) -> tuple[str, ...]:
-    """The ways to round the weights of a method, but for calibrated rounding."""
+    """The ways to round the weights of a method, but for calibrated rounding of what it ends in."""
+    if METHODS[name].grid:
+        return ("grid",)
     if METHODS[name].form is not None or METHODS[name].bitwave:
         return ("own",)
     return ("uniform", "leaf", *DATA_FREE) if name == "adam" else ("uniform", "leaf")
@@ -111,10 +114,10 @@ def _mse_clip(params: Any, bits: int) -> Frozen:
 
 def _plain(params: Any, **asked: Any) -> tuple[Any, float]:
     small = ggjax.compress(params, mask=masks.kernels, **asked)
-    return ggjax.decompress(small), _bits(params, small)
+    return ggjax.decompress(small), bits_of(params, small)
 
 
-def _bits(params: Any, small: ggjax.Compressed, side_bits: float = 0.0) -> float:
+def bits_of(params: Any, small: ggjax.Compressed, side_bits: float = 0.0) -> float:
     return bits_per_weight(small, {n: x.size for n, x in kernels_of(params).items()}, side_bits)
 
 
@@ -122,7 +125,7 @@ def coded(frozen: Frozen) -> tuple[Any, float]:
     """Weights and their bits: levels as the codec takes them, and the side information."""
     levels = jax.tree.map(lambda q: jnp.asarray(q, jnp.float32), frozen.levels)
     small = ggjax.compress(levels, step=1.0, mask=None)
-    return frozen.weights, _bits(levels, small, frozen.side_bits)
+    return frozen.weights, bits_of(levels, small, frozen.side_bits)
 
 
 def _own(method: Method, own: float, trained: Trained) -> Rounding:

@@ -13,7 +13,7 @@ import numpy as np
 from ggjax._internal.atomic import new_file
 from tests.benchmarks.calibrated import cells
 from tests.benchmarks.calibrated.frontiers import say
-from tests.benchmarks.frontier import rounding, training
+from tests.benchmarks.frontier import on_grid, rounding, training
 from tests.benchmarks.frontier.methods import METHODS, Setting
 from tests.benchmarks.frontier.problems import Problem, Split
 from tests.benchmarks.frontier.training import Trained
@@ -56,7 +56,10 @@ class Bench(NamedTuple):
         result = trained(self, run)
         self.once(self.key(run) | {"training": True}, lambda: result.told)
         begin = time.perf_counter()
-        found = rounding.frontier(self.problem, run.method, run.setting.own, result, way, split)
+        if way == "grid":
+            found = on_grid.frontier(self.problem, run.method, run.setting, run.seed, run.steps, result, split)
+        else:
+            found = rounding.frontier(self.problem, run.method, run.setting.own, result, way, split)
         seconds = time.perf_counter() - begin
         what = f"{self.problem.name} {run.method} {_short(run)}: {way}, {split}"
         say(f"{what}, loss {found['loss']:.4f}, {seconds:.0f} s")

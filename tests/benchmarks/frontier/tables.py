@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.arms import deviation
-from tests.benchmarks.frontier import plan, pruning
+from tests.benchmarks.frontier import plan, pruning, rounding
 from tests.benchmarks.frontier.methods import METHODS
 from tests.benchmarks.frontier.problems import kernels_of
 from tests.benchmarks.frontier.runs import Bench
@@ -23,7 +23,7 @@ def methods(bench: Bench, names: Sequence[str], steps: int, trials: int, seeds: 
     problem = bench.problem
     for name in names:
         for run in plan.tried(bench, name, steps, trials):
-            for way in plan.ways_of(name)[:-1]:
+            for way in rounding.ways_of(name):
                 bench.curve(run, way, "validation")
     fresh = range(1, seeds + 1)
     best = plan.best_adam(bench, steps, trials)
@@ -35,8 +35,7 @@ def methods(bench: Bench, names: Sequence[str], steps: int, trials: int, seeds: 
     table["weights"] = sum(x.size for x in kernels_of(problem.init(0, 1.0, 2.0)[0]).values())
     for calibrated in (False, True):
         for name in names:
-            ways = plan.ways_of(name)
-            for way in ways[-1:] if calibrated else ways[:-1]:
+            for way in [w for w in plan.ways_of(name) if (w == "calibrated") == calibrated]:
                 table["rows"].append(_row(bench, name, way, steps, trials, fresh, level))
                 yield table
 

@@ -46,7 +46,7 @@ def weights_of(latent: Any, method: Method) -> Any:
 
 
 def train(problem: Problem, name: str, setting: Setting, seed: int, steps: int) -> Trained:
-    """Train; which batches are seen depends on the seed only."""
+    """Train, up to where the grid begins; which batches are seen depends on the seed only."""
     method = METHODS[name]
     form = form_of(method, setting.own)
     params, rest = problem.init(seed, setting.variance, setting.nu)
@@ -56,7 +56,7 @@ def train(problem: Problem, name: str, setting: Setting, seed: int, steps: int) 
     carry = start(latent, rest, hyper)
     key = jax.random.fold_in(jax.random.key(seed), 1)
     begin, loss = time.perf_counter(), jnp.zeros(())
-    for i in range(steps):
+    for i in range(last_step(method, steps)):
         carry, loss = step(carry, jax.random.fold_in(key, i), hyper)
     latent, rest, state, control = carry
     told = {"train_loss": float(loss), "seconds": round(time.perf_counter() - begin, 1)}
@@ -65,6 +65,11 @@ def train(problem: Problem, name: str, setting: Setting, seed: int, steps: int) 
     if method.bitwave:
         told["bits"] = float(control.bits)
     return Trained(latent, rest, told)
+
+
+def last_step(method: Method, steps: int) -> int:
+    """How many steps a training has before the grid."""
+    return round((1 - method.grid) * steps)
 
 
 def hyper_of(problem: Problem, method: Method, setting: Setting, params: Any) -> Hyper:

@@ -1,0 +1,93 @@
+"""Trainings that end on the grid of calibrated rounding, by ``ggjax.train.on_grid``.
+
+After five sixths of its steps, with the learning rate not yet at its end, a training with BackSlash is rounded
+by its sensitivity to a number of bits, and goes on with those steps kept, with BackSlash as before. The
+learning rate falls to zero along the same cosine, but from about half its peak: weights have further to go
+between levels than they usually go at the end of a training. No step is added. A point of the frontier takes
+the last sixth of a training of its own.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import ggjax
+from ggjax import masks, sensitivity
+from tests.benchmarks.frontier import methods, training
+from tests.benchmarks.frontier.methods import METHODS, Setting
+from tests.benchmarks.frontier.problems import Problem, Split
+from tests.benchmarks.frontier.rounding import BATCHES, bits_of
+from tests.benchmarks.frontier.training import Trained
+
+BITS = (2.4, 1.85, 1.4, 1.1, 0.85)
+"""That the rounding is asked for; a frontier ends where the loss has risen by the problem's worst rise."""
+
+FASTER = 8.0
+"""The learning rate on the grid, in units of what it would be at the same steps: .54 of the peak at first."""
+
+WARM_UP = 20
+"""Steps with a lower learning rate, while the new moments of Adam settle."""
+
+
+def frontier(
+    problem: Problem, name: str, setting: Setting, seed: int, steps: int, trained: Trained, split: Split
+) -> dict[str, Any]:
+    """{"loss", "accuracy", "points"}: of the best point, and all points, each with "bits" too."""
+    params, rest = trained.latent, trained.rest
+    known = sensitivity.estimate(
+        lambda weights, inputs: problem.apply(weights, rest, inputs),
+        params,
+        problem.inputs(BATCHES),
+        key=jax.random.key(0),
+        mask=masks.kernels(params),
+    )
+    points: list[dict[str, Any]] = []
+    for bits in BITS:
+        rounded = sensitivity.round_to(params, known, bits=bits)
+        found, rest_then = trained_on(problem, name, setting, seed, steps, rounded, rest)
+        point = {"bits": bits_of(params, ggjax.compress(found))}
+        points.append(point | problem.judge(found.params, rest_then, split))
+        if points[-1]["loss"] > (1 + problem.worst) * min(p["loss"] for p in points):
+            break
+    best = min(points, key=lambda p: p["loss"])
+    return {"loss": best["loss"], "accuracy": best["accuracy"], "points": points}
+
+
+def trained_on(
+    problem: Problem,
+    name: str,
+    setting: Setting,
+    seed: int,
+    steps: int,
+    rounded: sensitivity.Rounded,
+    rest: Any,
+) -> tuple[sensitivity.Rounded, Any]:
+    """The rest of a training, on a grid: what it ends in, and what is neither trained nor rounded."""
+    method, first = METHODS[name], training.last_step(METHODS[name], steps)
+    grid, shape = ggjax.train.on_grid(rounded), methods.shape_of(steps)
+
+    def optimizer(hyper: methods.Hyper) -> optax.GradientTransformationExtraArgs:
+        def learning_rate(count: Any) -> jax.Array:
+            faster = FASTER * jnp.minimum(1.0, (count + 1) / WARM_UP)
+            return faster * jnp.asarray(shape(first + count)) * hyper["learning_rate"]
+
+        return methods.with_schedule(method, hyper, learning_rate, steps)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(carry: Any, key: jax.Array, hyper: methods.Hyper) -> Any:
+        latent, rest, state = carry
+        batch = problem.batch(jax.random.split(key, 3)[0])
+        grads, rest = jax.grad(lambda w: problem.loss(grid.apply(w), rest, batch), has_aux=True)(latent)
+        updates, state = optimizer(hyper).update(grads, state, latent)
+        return optax.apply_updates(latent, updates), rest, state
+
+    hyper = training.hyper_of(problem, method, setting, rounded.params)
+    latent, rest = jax.tree.map(jnp.array, (rounded.params, rest))  # donated: the frontier keeps its own
+    carry = latent, rest, optimizer(hyper).init(latent)
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    for i in range(first, steps):
+        carry = step(carry, jax.random.fold_in(key, i), hyper)
+    return grid.freeze(carry[0]), carry[1]
