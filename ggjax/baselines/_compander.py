@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ggjax import gennorm
-from ggjax._internal import trees
+from ggjax._internal import mesh, trees
 from ggjax.baselines._reparameterization import Frozen, Mask, beside, check_whole, flatten
 from ggjax.gennorm._fit import fit_leaves
 
@@ -85,5 +85,10 @@ def _round(x: jax.Array, nu: ArrayLike | None, *, bits: int) -> tuple[jax.Array,
     some = scale > 0
     unit = jnp.where(some, scale, 1) * 3 ** (1 / nu)
     bounds, values = _cells(nu, bits=bits)
-    levels = jnp.searchsorted(bounds, wide / unit, side="right").astype(jnp.int32)
-    return jnp.where(some, values[levels] * unit, 0).astype(x.dtype), levels
+    levels = mesh.elementwise(_search, wide / unit, bounds)
+    decoded = mesh.elementwise(lambda q, v: v[q], levels, values)
+    return jnp.where(some, decoded * unit, 0).astype(x.dtype), levels
+
+
+def _search(x: jax.Array, bounds: jax.Array) -> jax.Array:
+    return jnp.searchsorted(bounds, x, side="right").astype(jnp.int32)

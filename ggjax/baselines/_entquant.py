@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from ggjax._internal import trees
+from ggjax._internal import mesh, trees
 from ggjax.baselines._powerquant import golden
 from ggjax.baselines._reparameterization import Frozen, Mask, beside, check_whole, flatten
 
@@ -50,32 +50,40 @@ def entquant(
         raise ValueError(f"rate_weight must be one number, got an array of shape {np.shape(rate_weight)}")
     check_whole("most", most, 1, 2**20)
     flat = flatten(params, mask)
-    found, scales_in_all = [], 0
-    for x in flat.weights():
-        x = jnp.asarray(x)
-        rows = jnp.moveaxis(x.astype(jnp.float32), axis, 0) if -x.ndim <= axis < x.ndim else x.reshape(1, -1)
-        q, scales = _round(
-            rows.reshape(rows.shape[0], -1), jnp.asarray(rate_weight, jnp.float32), most=int(most)
-        )
-        found.append([_back(v, rows, x, axis) for v in (q * scales, q)])
-        scales_in_all += scales.size
-    weights = [v.astype(x.dtype) for (v, _), x in zip(found, flat.weights(), strict=True)]
-    levels = [q.astype(jnp.int32) for _, q in found]
+    rate_weight = jnp.asarray(rate_weight, jnp.float32)
+    pairs = [_round(jnp.asarray(x), rate_weight, int(axis), int(most)) for x in flat.weights()]
+    weights, levels = ([p[i] for p in pairs] for i in range(2))
+    scales_in_all = sum(_rows_of(x, axis) for x in flat.weights())
     return Frozen(flat.replace(weights), beside(flat, levels), 16 * scales_in_all)
 
 
-def _back(v: jax.Array, rows: jax.Array, x: jax.Array, axis: int) -> jax.Array:
-    """The rows (m, n) as an array like x."""
-    v = v.reshape(rows.shape)
-    return (jnp.moveaxis(v, 0, axis) if -x.ndim <= axis < x.ndim else v).reshape(x.shape)
+def _rows_of(x: Any, axis: int) -> int:
+    """How many rows have a scale: those along the axis, or one if there is no such axis."""
+    return x.shape[axis] if _has(x, axis) else 1
+
+
+def _has(x: Any, axis: int) -> bool:
+    return -x.ndim <= axis < x.ndim
 
 
 _TRIED, _GOLDEN_STEPS = 320, 8
 
 
-@functools.partial(jax.jit, static_argnames="most")
-def _round(w: jax.Array, rate_weight: jax.Array, *, most: int) -> tuple[jax.Array, jax.Array]:
-    """The levels (m, n), as floats, and the scales (m, 1)."""
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _round(x: jax.Array, rate_weight: jax.Array, axis: int, most: int) -> tuple[jax.Array, jax.Array]:
+    """The rounded weights and their levels, int32, both like x."""
+    wide = x.astype(jnp.float32)
+    scales = mesh.reduce(functools.partial(_scales, axis=axis, most=most), wide, rate_weight)
+    shape = [n if _has(x, axis) and i == axis % x.ndim else 1 for i, n in enumerate(x.shape)]
+    scales = scales.reshape(shape)
+    levels = jnp.clip(jnp.round(wide / scales), -most, most)
+    return (levels * scales).astype(x.dtype), levels.astype(jnp.int32)
+
+
+def _scales(x: jax.Array, rate_weight: jax.Array, *, axis: int, most: int) -> jax.Array:
+    """The scale of every row, (m,)."""
+    rows = jnp.moveaxis(x, axis, 0) if _has(x, axis) else x.reshape(1, -1)
+    w = rows.reshape(rows.shape[0], -1)
     top = jnp.max(jnp.abs(w), 1, keepdims=True, initial=0)
     top = jnp.where(top > 0, top, 1)
     whole = jnp.sum(jnp.abs(w))
@@ -92,5 +100,4 @@ def _round(w: jax.Array, rate_weight: jax.Array, *, most: int) -> tuple[jax.Arra
     best = top * grid[jnp.argmin(lax.map(lambda g: objective(top * g), grid), 0)]
     refined = golden(objective, best * grid[0] / grid[1], best * grid[1] / grid[0], _GOLDEN_STEPS)
     tried = jnp.stack([top / most, best, refined])
-    scales = jnp.take_along_axis(tried, jnp.argmin(lax.map(objective, tried), 0, keepdims=True), 0)[0]
-    return jnp.clip(jnp.round(w / scales), -most, most), scales
+    return jnp.take_along_axis(tried, jnp.argmin(lax.map(objective, tried), 0, keepdims=True), 0)[0, :, 0]

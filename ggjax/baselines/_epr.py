@@ -105,13 +105,16 @@ def epr(
         pairs = zip(flat.weights(), values_of(flat, latent.log_steps), strict=True)
         return flat, [(jnp.asarray(x).astype(jnp.float32), jnp.exp(s)) for x, s in pairs]
 
-    def apply(latent: EPRLatent, key: jax.Array | None = None) -> Any:
-        del key
+    def rounded(latent: EPRLatent) -> tuple[trees.Flat, list[jax.Array]]:
         flat, leaves = leaves_of(latent)
         values = [_rounded(x, s) for x, s in leaves]
-        dtypes = [x.dtype for x in flat.weights()]
         back = [_back(x) if _is_transformed(x, dft) else x for x in values]
-        return flat.replace(x.astype(d) for x, d in zip(back, dtypes, strict=True))
+        return flat, [x.astype(w.dtype) for x, w in zip(back, flat.weights(), strict=True)]
+
+    def apply(latent: EPRLatent, key: jax.Array | None = None) -> Any:
+        del key
+        flat, values = rounded(latent)
+        return flat.replace(values)
 
     def rate(latent: EPRLatent, key: jax.Array | None = None) -> jax.Array:
         flat, leaves = leaves_of(latent)
@@ -131,7 +134,8 @@ def epr(
         flat, leaves = leaves_of(latent)
         levels = [jnp.round(x / s).astype(jnp.int32) for x, s in leaves]
         numbers = sum(s.size for _, s in leaves) + len(leaves) * _numbers(prior)
-        return Frozen(lax.stop_gradient(apply(latent)), beside(flat, levels), 32 * numbers)
+        weights = flat.replace(map(lax.stop_gradient, rounded(latent)[1]))
+        return Frozen(weights, beside(flat, levels), 32 * numbers)
 
     return Reparameterization(init, apply, rate, freeze)
 

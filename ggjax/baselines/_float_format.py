@@ -1,5 +1,6 @@
 """Floats of fewer bits: the top of the mantissa, and a limited range of exponents."""
 
+import functools
 from typing import Any
 
 import jax
@@ -80,6 +81,7 @@ def float_levels(x: jax.Array, mantissa: jax.Array, exponent: jax.Array, *, near
     return jnp.where(bits < 0, -number, number)
 
 
+@functools.partial(jax.jit, static_argnums=3)  # outside jit, constants do not lie on the mesh of the weights
 def _parts(x: jax.Array, mantissa: jax.Array, exponent: jax.Array, nearest: bool) -> tuple[jax.Array, ...]:
     """The bits of the weights, of the rounded magnitudes and of the smallest one, and how many are cut."""
     bits = lax.bitcast_convert_type(lax.stop_gradient(x).astype(jnp.float32), jnp.int32)

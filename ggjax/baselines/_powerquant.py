@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from ggjax._internal import trees
+from ggjax._internal import mesh, trees
 from ggjax.baselines._reparameterization import Frozen, Mask, beside, check_whole, flatten
 
 
@@ -58,13 +58,13 @@ def power_exponent(x: ArrayLike, bits: int) -> jax.Array:
     True
     """
     check_whole("bits", bits, 2, 16)
-    return _search(trees.wide(x).astype(jnp.float32), 2 ** (int(bits) - 1) - 1)
+    return _searched(trees.wide(x).astype(jnp.float32), 2 ** (int(bits) - 1) - 1)
 
 
 @functools.partial(jax.jit, static_argnames="most")
 def _round(x: jax.Array, exponent: ArrayLike | None, *, most: int) -> tuple[jax.Array, jax.Array]:
     wide = x.astype(jnp.float32)
-    a = _search(wide, most) if exponent is None else jnp.asarray(exponent).astype(jnp.float32)
+    a = jnp.asarray(exponent).astype(jnp.float32) if exponent is not None else _searched(wide, most)
     levels = to_levels(wide, a, most)
     return from_levels(levels, a, most, jnp.max(jnp.abs(wide), initial=0)).astype(x.dtype), levels
 
@@ -90,7 +90,11 @@ _GRID = np.geomspace(0.1, 2.0, 40).astype(np.float32)
 _GOLDEN_STEPS = 16
 
 
-def _search(x: jax.Array, most: int) -> jax.Array:
+def _searched(x: jax.Array, most: int) -> jax.Array:
+    return mesh.reduce(functools.partial(_search, most=most), x)
+
+
+def _search(x: jax.Array, *, most: int) -> jax.Array:
     top = jnp.max(jnp.abs(x), initial=0)
 
     def error(a: jax.Array) -> jax.Array:

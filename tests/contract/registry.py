@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import ggjax
-from ggjax import rf8
+from ggjax import baselines, rf8
 
 KEY = jax.random.key(0)
 STEP = 2.0**-6
@@ -29,6 +29,16 @@ def backslash_once(tree: Any) -> Any:
 
 def to_rate_once(tree: Any) -> Any:
     return updates_by(ggjax.backslash_to_rate(2.0, STEP, learning_rate=0.1, start=1.0, mask=None), tree)
+
+
+def seen(method: baselines.Reparameterization) -> Callable[[Any], Any]:
+    """What the forward pass sees of first weights."""
+    return lambda tree: method.apply(method.init(tree))
+
+
+def frozen(method: baselines.Reparameterization) -> Callable[[Any], Any]:
+    """What first weights would be rounded to in the end."""
+    return lambda tree: method.freeze(method.init(tree)).weights
 
 
 class Case(NamedTuple):
@@ -55,6 +65,16 @@ CASES = {
     "exp_golomb": Case(lambda t: ggjax.rate.bits(t, STEP, code="exp_golomb"), False, False),
     "gg": Case(lambda t: ggjax.rate.bits(t, STEP, code="gg"), False, False),
     "penalty": Case(lambda t: ggjax.rate.penalty(t, eps=0.1, mask=None), False, False),
+    "epr": Case(seen(baselines.epr(mask=None)), True, False),
+    "epr_frozen": Case(frozen(baselines.epr(prior="gg", mask=None)), True, False),
+    "learned_bits": Case(seen(baselines.learned_bits("uniform", mask=None)), True, False),
+    "learned_bits_frozen": Case(frozen(baselines.learned_bits("mantissa", mask=None)), True, False),
+    "quest": Case(seen(baselines.quest(3, mask=None)), True, False),
+    "quest_frozen": Case(frozen(baselines.quest(3, mask=None)), True, False),
+    "round_floats": Case(lambda t: baselines.round_floats(t, 3, 4, mask=None), True, True),
+    "power_quant": Case(lambda t: baselines.power_quant(t, 4, mask=None).weights, True, False),
+    "gg_compand": Case(lambda t: baselines.gg_compand(t, 4, mask=None).weights, True, False),
+    "entquant": Case(lambda t: baselines.entquant(t, 0.1, mask=None).weights, True, False),
 }
 NAMES = sorted(CASES)
 TRANSFORMATIONS = {
