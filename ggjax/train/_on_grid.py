@@ -26,11 +26,14 @@ def on_grid(rounded: Rounded) -> OnGrid:
 
     The loss sees latent weights rounded to the nearest levels, with the steps of rows and columns that
     calibrated rounding chose; gradients pass straight through the rounding (arXiv 1308.3432). A weight moves
-    to the next level when its latent has gone half a step, so learning rates are larger than usual for
-    fine-tuning: about half of that at the training's peak. Leaves that were not rounded are trained as they
+    to the next level when its latent has gone half a step. Leaves that were not rounded are trained as they
     are. The bits rise a little; ``backslash`` after the optimizer holds them down as in any training.
 
-    This pays for few bits: the further calibrated rounding alone has raised the loss, the more is won back.
+    It need not take further steps. Round when five sixths of a training are done, its learning rate not yet at
+    zero, and spend the last sixth on the grid, with the learning rate falling from about half its peak (at the
+    end of a cosine: eight times what it would be). Latents need that much to get from level to level; with the
+    small learning rates of fine-tuning little is won back. This pays for few bits: the further the rounding
+    alone has raised the loss, the more is won back.
 
     Args:
       rounded: what ``sensitivity.round_to`` or ``sensitivity.compensate`` gives. Its ``params`` are the
