@@ -161,6 +161,12 @@ def test_bits_are_those_of_the_coded_levels():
     assert rounding.coded(frozen._replace(side_bits=0))[1] == pytest.approx(bits - 1)
 
 
+def test_stages_by_number():
+    assert frontier.STAGES[frontier._range("2")] == frontier.STAGES[:2]
+    assert frontier.STAGES[frontier._range("8-9")] == frontier.STAGES[7:9]
+    assert [s.what for s in frontier.STAGES[frontier._range("8-9")]] == ["methods", "prune"]
+
+
 def test_bits_at_rises():
     problem = tiny()._replace(rises=(0.0, 0.1, 1.0))
     curve = {"points": [{"bits": b, "loss": x} for b, x in ((3.0, 1.0), (2.0, 1.2), (1.0, 1.5))]}

@@ -48,6 +48,7 @@ STAGES = (
     Stage(False, plan.MOST_TRIALS, 3),
     Stage(False, plan.MOST_TRIALS, 3, "prune"),
     Stage(True, 4, 1),
+    Stage(True, 4, 1, "prune"),
     Stage(True, 4, 1, "arms"),
     Stage(True, plan.MOST_TRIALS, 3),
 )
@@ -69,7 +70,9 @@ def main(argv: Sequence[str] | None = None, benches: dict[str, Bench] | None = N
     )
     parser.add_argument("--only", choices=problems.PROBLEMS, help="one of the models")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="which methods")
-    parser.add_argument("--stages", type=int, default=len(STAGES), help="how many stages (default: all)")
+    parser.add_argument(
+        "--stages", type=_range, default=slice(None), help="the first N stages, or A-B of them (default: all)"
+    )
     parser.add_argument("--print", action="store_true", help="print the tables of the file and stop")
     args = parser.parse_args(argv)
     path = args.json or (None if args.quick else FILE)
@@ -78,7 +81,7 @@ def main(argv: Sequence[str] | None = None, benches: dict[str, Bench] | None = N
         return
     if "adam" not in args.methods:
         parser.error("the loss of Adam is what all are compared at: --methods needs adam")
-    stages = STAGES[: args.stages]
+    stages = STAGES[args.stages]
     if args.quick:
         stages, args.methods = STAGES[:1], ["adam", "backslash", "to_rate", "epr"]
     if benches is None:
@@ -93,6 +96,12 @@ def main(argv: Sequence[str] | None = None, benches: dict[str, Bench] | None = N
         for bench in benches.values():
             _run(bench, stage, args.methods, found, path)
     print(report.show(found))
+
+
+def _range(text: str) -> slice:
+    """ "4" is the first four, "3-4" the third and the fourth."""
+    first, _, last = text.rpartition("-")
+    return slice(int(first or 1) - 1, int(last))
 
 
 def _run(bench: Bench, stage: Stage, methods: Sequence[str], found: dict[str, Any], path: Path | None) -> None:
