@@ -6,24 +6,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.frontier import rounding
+from tests.benchmarks.frontier import pruning, rounding
 from tests.benchmarks.frontier.methods import METHODS
 
-LINES = {"calibrated": "-", "uniform": "--", "leaf": "--"}
+LINES = {"calibrated": "-", "grid": "-", "uniform": "--", "leaf": "--"}
 """Of ways of rounding; the kin that only round, and own ways, are dotted."""
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Bits per weight against test loss: a panel for each model and length, a colour for each method."""
+    """Bits per weight against test loss: a panel for each model and length, a colour for each method.
+
+    In a row below, the accuracy with more and more weights set to zero.
+    """
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    panels = found["methods"]
-    figure, axes = plt.subplots(1, len(panels), figsize=(7 * len(panels), 6), squeeze=False)
+    panels, pruned = found["methods"], found.get("prune", {})
+    columns, rows = max(len(panels), len(pruned)), 2 if pruned else 1
+    figure, axes = plt.subplots(rows, columns, figsize=(7 * columns, 2 + 4 * rows), squeeze=False)
     colours = dict(zip(METHODS, plt.get_cmap("tab20").colors, strict=False))  # type: ignore[attr-defined]
-    for ax, (key, table) in zip(axes[0], panels.items(), strict=True):
+    for ax in axes.flat[len(panels) : columns].tolist() + axes.flat[columns + len(pruned) :].tolist():
+        ax.set_axis_off()
+    for ax, (key, table) in zip(axes[0], panels.items(), strict=False):
         shown = [r for r in table["rows"] if r["way"] not in {"uniform", "leaf"} - {table["plain"]}]
         for row in shown:
             title = f"{METHODS[row['method']].title}, {rounding.WAYS[row['way']]}"
@@ -40,6 +46,13 @@ def draw(found: dict[str, Any], path: Path) -> None:
         for rise in table["rises"]:
             ax.axhline((1 + rise) * table["loss"], color="0.85", linewidth=0.6, zorder=0)
         ax.legend(fontsize=6, ncols=2)
+    for ax, (key, table) in zip(axes[-1], pruned.items(), strict=False):
+        for row in table["rows"]:
+            title = f"{METHODS[row['method']].title}, {pruning.WAYS[row['by']]}"
+            style = "-" if row["by"] == "magnitude" else "--"
+            ax.plot(table["shares"], row["accuracy"], style, color=colours[row["method"]], label=title)
+        ax.set(xlabel="share of the weights set to zero", ylabel="test accuracy", title=key)
+        ax.legend(fontsize=6)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
     plt.close(figure)
