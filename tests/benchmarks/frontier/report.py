@@ -36,7 +36,27 @@ def methods(key: str, table: Table) -> str:
         for r in table["rows"]
         if r.get("off_target") is not None
     ][:1]
-    return "\n".join([head, "", *lines_of(rows), *["", *notes][: 2 * len(notes)]])
+    lines = [head, "", *lines_of(rows), *["", *notes][: 2 * len(notes)]]
+    return "\n".join([*lines, *(_tried(table) if table.get("tried") else [])])
+
+
+def _tried(table: Table) -> list[str]:
+    """The trials, from which one sees what the first weights and the strengths give."""
+    rows = [["trial", "rounding", "variance / Glorot's", "own number", *_rises(table), "float loss"]]
+    for row in table["tried"]:
+        cells = [
+            METHODS[row["method"]].title,
+            rounding.WAYS[row["way"]],
+            f"{row['variance']:g}",
+            f"{row['own']:g}",
+        ]
+        rows.append([*cells, *(_bits(b, None) for b in row["bits"]), f"{row['loss']:.4f}"])
+    return [
+        "",
+        "The trials, on the validation split, over the loss of the best Adam there:",
+        "",
+        *lines_of(rows),
+    ]
 
 
 def arms(key: str, table: Table) -> str:

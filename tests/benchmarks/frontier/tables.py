@@ -32,12 +32,24 @@ def methods(bench: Bench, names: Sequence[str], steps: int, trials: int, seeds: 
     level = float(np.mean(losses))
     table: Table = {"trials": trials, "seeds": list(fresh), "rises": list(problem.rises), "rows": []}
     table |= {"adam": best.setting._asdict(), "loss": level, "loss_std": deviation(losses), "plain": way}
+    table["tried"] = list(_tried(bench, names, steps, trials))
     table["weights"] = sum(x.size for x in kernels_of(problem.init(0, 1.0, 2.0)[0]).values())
     for calibrated in (False, True):
         for name in names:
             for way in [w for w in plan.ways_of(name) if (w == "calibrated") == calibrated]:
                 table["rows"].append(_row(bench, name, way, steps, trials, fresh, level))
                 yield table
+
+
+def _tried(bench: Bench, names: Sequence[str], steps: int, trials: int) -> Iterator[Table]:
+    """Every trial on the validation split, at rises over the loss of the best Adam there."""
+    level = plan.level_of(bench, steps, trials)
+    for name in names:
+        way = plan.main_way(bench.problem, name)
+        for run in plan.tried(bench, name, steps, trials):
+            curve = bench.curve(run, way, "validation")
+            row = {"method": name, "way": way, **run.setting._asdict(), "loss": curve["loss"]}
+            yield row | {"bits": plan.bits(curve, bench.problem, level)}
 
 
 def _row(
