@@ -102,6 +102,8 @@ def test_runs_and_resumes(tmp_path, capsys, monkeypatch):
     ours = {("to_rate", "uniform"), ("to_rate", "leaf")}
     assert rows == kin | ours | {(n, "calibrated") for n in ("adam", "to_rate")}
     assert all(r["settings"][0]["variance"] in (0.25, 1.0) for r in table["rows"])
+    tried = [(r["method"], r["variance"]) for r in table["tried"]]
+    assert tried == [(n, v) for n in ("adam", "to_rate") for v in (0.25, 1.0)]
 
     # The table's level is the test loss of the trial of Adam with the best validation loss, with a fresh seed.
     cells = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
