@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +168,14 @@ def test_stages_by_number():
     assert frontier.STAGES[frontier._range("2")] == frontier.STAGES[:2]
     assert frontier.STAGES[frontier._range("8-9")] == frontier.STAGES[7:9]
     assert [s.what for s in frontier.STAGES[frontier._range("8-9")]] == ["methods", "prune"]
+
+
+def test_the_readme_shows_what_is_printed():
+    readme = (Path(frontier.FILE).parents[2] / "README.md").read_text()
+    shown = readme.split("<!-- frontier table -->")[1].split("<!-- end of frontier table -->")[0]
+    table = json.loads(frontier.FILE.read_text())["methods"]["language, 2400 steps"]
+    printed = report.methods("language, 2400 steps", table).splitlines()
+    assert len(shown.strip().splitlines()) > 8 and set(shown.strip().splitlines()) <= set(printed)
 
 
 def test_bits_at_rises():

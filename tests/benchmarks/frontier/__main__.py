@@ -47,7 +47,7 @@ STAGES = (
     Stage(False, 4, 1, "arms"),
     Stage(False, plan.MOST_TRIALS, 3),
     Stage(False, plan.MOST_TRIALS, 3, "prune"),
-    Stage(True, 4, 1),
+    Stage(True, 4, 3),
     Stage(True, 4, 1, "prune"),
     Stage(True, 4, 1, "arms"),
     Stage(True, plan.MOST_TRIALS, 3),
