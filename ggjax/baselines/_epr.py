@@ -134,7 +134,7 @@ def epr(
         flat, leaves = leaves_of(latent)
         levels = [jnp.round(x / s).astype(jnp.int32) for x, s in leaves]
         numbers = sum(s.size for _, s in leaves) + len(leaves) * _numbers(prior)
-        weights = flat.replace(map(lax.stop_gradient, rounded(latent)[1]))
+        weights = flat.replace(lax.stop_gradient(rounded(latent)[1]))
         return Frozen(weights, beside(flat, levels), 32 * numbers)
 
     return Reparameterization(init, apply, rate, freeze)

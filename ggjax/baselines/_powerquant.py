@@ -64,7 +64,7 @@ def power_exponent(x: ArrayLike, bits: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="most")
 def _round(x: jax.Array, exponent: ArrayLike | None, *, most: int) -> tuple[jax.Array, jax.Array]:
     wide = x.astype(jnp.float32)
-    a = jnp.asarray(exponent).astype(jnp.float32) if exponent is not None else _searched(wide, most)
+    a = _searched(wide, most) if exponent is None else jnp.asarray(exponent).astype(jnp.float32)
     levels = to_levels(wide, a, most)
     return from_levels(levels, a, most, jnp.max(jnp.abs(wide), initial=0)).astype(x.dtype), levels
 

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None, benches: dict[str, Bench] | None = N
 
 
 def _range(text: str) -> slice:
-    """ "4" is the first four, "3-4" the third and the fourth."""
+    """The first four stages of "4", the third and the fourth of "3-4"."""
     first, _, last = text.rpartition("-")
     return slice(int(first or 1) - 1, int(last))
 

@@ -46,15 +46,12 @@ class Method(NamedTuple):
     grid: float = 0.0  # the share of the training, at its end, that is left for the grid of calibrated rounding
 
 
-def _backslash(hyper: Hyper, schedule: optax.Schedule, steps: int, nu: float | None = None) -> Any:
-    last = round((1 - FINE_TUNE) * steps)
+def _backslash(
+    hyper: Hyper, schedule: optax.Schedule, steps: int, nu: float | None = None, alone: float = FINE_TUNE
+) -> Any:
+    last = round((1 - alone) * steps)
     pulled = lambda count: jnp.where(count < last, schedule(count), 0.0)  # noqa: E731
     return ggjax.backslash(strength=hyper["own"], learning_rate=pulled, clamp=True, gg_shape=nu)
-
-
-def _before_the_grid(hyper: Hyper, schedule: optax.Schedule, steps: int) -> Any:
-    del steps
-    return ggjax.backslash(strength=hyper["own"], learning_rate=schedule, clamp=True)
 
 
 def _to_rate(hyper: Hyper, schedule: optax.Schedule, steps: int) -> Any:
@@ -74,7 +71,12 @@ METHODS = {
     "backslash": Method("BackSlash, nu fitted", STRENGTHS, after=_backslash),
     "backslash_1": Method("BackSlash, nu = 1", STRENGTHS, after=lambda h, r, n: _backslash(h, r, n, 1.0)),
     "backslash_2": Method("BackSlash, nu = 2", STRENGTHS, after=lambda h, r, n: _backslash(h, r, n, 2.0)),
-    "on_grid": Method("BackSlash, then on the grid", STRENGTHS, after=_before_the_grid, grid=1 / 6),
+    "on_grid": Method(
+        "BackSlash, then on the grid",
+        STRENGTHS,
+        after=lambda h, r, n: _backslash(h, r, n, alone=0.0),
+        grid=1 / 6,
+    ),
     "to_rate": Method("backslash_to_rate", (2.0, 1.5, 3.0), after=_to_rate, target=True),
     "epr": Method("EPR, logistic prior", RATES, form=lambda _: baselines.epr(), side=5.0),
     "epr_gg": Method("EPR, GG prior", RATES, form=lambda _: baselines.epr(prior="gg"), side=5.0),

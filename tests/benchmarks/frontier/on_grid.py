@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 
 import ggjax
-from ggjax import masks, sensitivity
+from ggjax import sensitivity
 from tests.benchmarks.frontier import methods, training
 from tests.benchmarks.frontier.methods import METHODS, Setting
 from tests.benchmarks.frontier.problems import Problem, Split
-from tests.benchmarks.frontier.rounding import BATCHES, bits_of
+from tests.benchmarks.frontier.rounding import bits_of, known_of
 from tests.benchmarks.frontier.training import Trained
 
 BITS = (2.4, 1.85, 1.4, 1.1, 0.85)
@@ -37,13 +37,7 @@ def frontier(
 ) -> dict[str, Any]:
     """{"loss", "accuracy", "points"}: of the best point, and all points, each with "bits" too."""
     params, rest = trained.latent, trained.rest
-    known = sensitivity.estimate(
-        lambda weights, inputs: problem.apply(weights, rest, inputs),
-        params,
-        problem.inputs(BATCHES),
-        key=jax.random.key(0),
-        mask=masks.kernels(params),
-    )
+    known = known_of(problem, params, rest)
     points: list[dict[str, Any]] = []
     for bits in BITS:
         rounded = sensitivity.round_to(params, known, bits=bits)

@@ -51,14 +51,7 @@ def scores_of(problem: Problem, params: Any, rest: Any, by: str) -> dict[str, An
     kernels = kernels_of(params)
     if by == "magnitude":
         return {n: jnp.abs(x) for n, x in kernels.items()}
-    known = sensitivity.estimate(
-        lambda weights, inputs: problem.apply(weights, rest, inputs),
-        params,
-        problem.inputs(rounding.BATCHES),
-        key=jax.random.key(0),
-        mask=masks.kernels(params),
-        trials=False,
-    )
+    known = rounding.known_of(problem, params, rest, trials=False)
     return {n: worth(x, known.factors[n]) for n, x in kernels.items()}
 
 

@@ -156,14 +156,25 @@ def _own(method: Method, own: float, trained: Trained) -> Rounding:
     return at
 
 
+def known_of(problem: Problem, params: Any, rest: Any, *, trials: bool = True) -> sensitivity.Sensitivity:
+    """The sensitivity of the kernels, of ``BATCHES`` batches."""
+    return sensitivity.estimate(
+        lambda weights, inputs: problem.apply(weights, rest, inputs),
+        params,
+        problem.inputs(BATCHES),
+        key=jax.random.key(0),
+        mask=masks.kernels(params),
+        trials=trials,
+    )
+
+
 def _calibrated(problem: Problem, params: Any, rest: Any) -> tuple[Rounding, float, float]:
     """Feedback on both sides and steps of rows and columns, as ``compress`` has it for a sensitivity."""
 
     def apply(weights: Any, inputs: Any) -> jax.Array:
         return problem.apply(weights, rest, inputs)
 
-    key, mask = jax.random.key(0), masks.kernels(params)
-    known = sensitivity.estimate(apply, params, problem.inputs(BATCHES), key=key, mask=mask)
+    known, mask = known_of(problem, params, rest), masks.kernels(params)
     subject = Subject(problem.name, params, apply, "logits", problem.inputs, lambda *_: {}, mask)
     both = calibrated_arms.calibrated(subject, "both", known)
 
