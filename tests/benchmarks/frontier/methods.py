@@ -73,7 +73,7 @@ METHODS = {
     "backslash_2": Method("BackSlash, nu = 2", STRENGTHS, after=lambda h, r, n: _backslash(h, r, n, 2.0)),
     "on_grid": Method(
         "BackSlash, then on the grid",
-        STRENGTHS,
+        (0.01, 0.03, 0.003),
         after=lambda h, r, n: _backslash(h, r, n, alone=0.0),
         grid=1 / 6,
     ),

@@ -41,6 +41,8 @@ class Bench(NamedTuple):
     def curve(self, run: Run, way: str, split: Split) -> dict[str, Any]:
         """The frontier of a run by a way of rounding; the run is trained if it has not been."""
         key = self.key(run) | {"way": way, "split": split}
+        if way == "grid":  # a training of its own, whose schedule is part of the arithmetic
+            key |= {"peak": on_grid.PEAK}
         return self.once(key, lambda: self._measured(run, way, split))
 
     def told(self, run: Run) -> dict[str, float]:
