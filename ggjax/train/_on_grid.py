@@ -30,10 +30,10 @@ def on_grid(rounded: Rounded) -> OnGrid:
     are. The bits rise a little; ``backslash`` after the optimizer holds them down as in any training.
 
     It need not take further steps. Round when five sixths of a training are done, its learning rate not yet at
-    zero, and spend the last sixth on the grid, with the learning rate falling from about half its peak (at the
-    end of a cosine: eight times what it would be). Latents need that much to get from level to level; with the
-    small learning rates of fine-tuning little is won back. This pays for few bits: the further the rounding
-    alone has raised the loss, the more is won back.
+    zero, and spend the last sixth on the grid, with the learning rate raised to half its peak and falling to
+    zero in a straight line. Latents need that much to get from level to level; with the small learning rates of
+    fine-tuning little is won back. This pays for few bits: the further the rounding alone has raised the loss,
+    the more is won back.
 
     Args:
       rounded: what ``sensitivity.round_to`` or ``sensitivity.compensate`` gives. Its ``params`` are the

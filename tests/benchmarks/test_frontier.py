@@ -24,7 +24,7 @@ from tests.benchmarks.frontier import (
     runs,
     training,
 )
-from tests.benchmarks.frontier.methods import METHODS, Setting
+from tests.benchmarks.frontier.methods import METHODS, Run, Setting
 from tests.benchmarks.frontier.training import Trained
 
 WIDTH = 40
@@ -132,7 +132,7 @@ def test_runs_and_resumes(tmp_path, capsys, monkeypatch):
 def test_every_method_trains(name):
     """It lowers the loss from that of the first weights, which are rounded as the method does."""
     problem, setting = tiny(), Setting(METHODS[name].values[0])
-    found = training.train(problem, name, setting, 0, 30)
+    found = training.train(problem, Run(name, setting, 0, 30))
     params = training.weights_of(found.latent, METHODS[name])
     before = problem.judge(problem.init(0, 0.25, 2.0)[0], {}, "test")["loss"]
     assert problem.judge(params, {}, "test")["loss"] < before - 0.1
@@ -147,7 +147,7 @@ def test_every_method_trains(name):
 def test_training_on_the_grid_wins_back_what_rounding_cost(monkeypatch, tmp_path):
     """At few bits the loss is below that of calibrated rounding of the same weights."""
     monkeypatch.setattr(on_grid, "BITS", (0.8, 0.7))
-    bench, run = runs.opened(tiny(), tmp_path), runs.Run("on_grid", Setting(0.01), 0, 600)
+    bench, run = runs.opened(tiny(), tmp_path), Run("on_grid", Setting(0.01), 0, 600)
     curve = bench.curve(run, "grid", "validation")
     before = rounding.frontier(tiny(), "on_grid", 0.01, runs.trained(bench, run), "calibrated", "validation")
     points = np.transpose(sorted((p["bits"], p["loss"]) for p in before["points"]))

@@ -25,6 +25,15 @@ class Setting(NamedTuple):
     nu: float = 2.0  # the shape of the law of the first weights
 
 
+class Run(NamedTuple):
+    """What a training depends on, but for the problem."""
+
+    method: str  # a name of METHODS
+    setting: Setting
+    seed: int
+    steps: int
+
+
 Hyper = dict[str, Any]
 """A setting as traced numbers, with "learning_rate" and for target rates "step"."""
 

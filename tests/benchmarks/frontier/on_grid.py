@@ -17,7 +17,7 @@ import optax
 import ggjax
 from ggjax import sensitivity
 from tests.benchmarks.frontier import methods, training
-from tests.benchmarks.frontier.methods import METHODS, Setting
+from tests.benchmarks.frontier.methods import METHODS, Run
 from tests.benchmarks.frontier.problems import Problem, Split
 from tests.benchmarks.frontier.rounding import bits_of, known_of
 from tests.benchmarks.frontier.training import Trained
@@ -32,16 +32,14 @@ WARM_UP = 20
 """Steps with a lower learning rate, while the new moments of Adam settle."""
 
 
-def frontier(
-    problem: Problem, name: str, setting: Setting, seed: int, steps: int, trained: Trained, split: Split
-) -> dict[str, Any]:
+def frontier(problem: Problem, run: Run, trained: Trained, split: Split) -> dict[str, Any]:
     """{"loss", "accuracy", "points"}: of the best point, and all points, each with "bits" too."""
     params, rest = trained.latent, trained.rest
     known = known_of(problem, params, rest)
     points: list[dict[str, Any]] = []
     for bits in BITS:
         rounded = sensitivity.round_to(params, known, bits=bits)
-        found, rest_then = trained_on(problem, name, setting, seed, steps, rounded, rest)
+        found, rest_then = trained_on(problem, run, rounded, rest)
         point = {"bits": bits_of(params, ggjax.compress(found))}
         points.append(point | problem.judge(found.params, rest_then, split))
         if points[-1]["loss"] > (1 + problem.worst) * min(p["loss"] for p in points):
@@ -51,16 +49,11 @@ def frontier(
 
 
 def trained_on(
-    problem: Problem,
-    name: str,
-    setting: Setting,
-    seed: int,
-    steps: int,
-    rounded: sensitivity.Rounded,
-    rest: Any,
+    problem: Problem, run: Run, rounded: sensitivity.Rounded, rest: Any
 ) -> tuple[sensitivity.Rounded, Any]:
     """The rest of a training, on a grid: what it ends in, and what is neither trained nor rounded."""
-    method, first = METHODS[name], training.last_step(METHODS[name], steps)
+    method, steps = METHODS[run.method], run.steps
+    first = training.last_step(method, steps)
     grid = ggjax.train.on_grid(rounded)
 
     def optimizer(hyper: methods.Hyper) -> optax.GradientTransformationExtraArgs:
@@ -71,17 +64,16 @@ def trained_on(
         return methods.with_schedule(method, hyper, learning_rate, steps)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(carry: Any, key: jax.Array, hyper: methods.Hyper) -> Any:
+    def step(carry: Any, keys: jax.Array, hyper: methods.Hyper) -> Any:
         latent, rest, state = carry
-        batch = problem.batch(jax.random.split(key, 3)[0])
+        batch = problem.batch(keys[0])
         grads, rest = jax.grad(lambda w: problem.loss(grid.apply(w), rest, batch), has_aux=True)(latent)
         updates, state = optimizer(hyper).update(grads, state, latent)
         return optax.apply_updates(latent, updates), rest, state
 
-    hyper = training.hyper_of(problem, method, setting, rounded.params)
+    hyper = training.hyper_of(problem, method, run.setting, rounded.params)
     latent, rest = jax.tree.map(jnp.array, (rounded.params, rest))  # donated: the frontier keeps its own
     carry = latent, rest, optimizer(hyper).init(latent)
-    key = jax.random.fold_in(jax.random.key(seed), 1)
     for i in range(first, steps):
-        carry = step(carry, jax.random.fold_in(key, i), hyper)
+        carry = step(carry, training.keys_of(run.seed, i), hyper)
     return grid.freeze(carry[0]), carry[1]

@@ -24,9 +24,9 @@ import numpy as np
 
 from ggjax.app import _measuring
 from tests.benchmarks.frontier import rounding
-from tests.benchmarks.frontier.methods import METHODS, Setting
+from tests.benchmarks.frontier.methods import METHODS, Run, Setting
 from tests.benchmarks.frontier.problems import Problem
-from tests.benchmarks.frontier.runs import Bench, Run
+from tests.benchmarks.frontier.runs import Bench
 
 UNREACHED = 16.0
 MOST_TRIALS = 8

@@ -16,8 +16,9 @@ from ggjax._internal import trees
 from ggjax.sensitivity._state import diagonal
 from tests.benchmarks.frontier import methods as known_methods
 from tests.benchmarks.frontier import plan, rounding, runs
+from tests.benchmarks.frontier.methods import Run
 from tests.benchmarks.frontier.problems import Problem, kernels_of
-from tests.benchmarks.frontier.runs import Bench, Run
+from tests.benchmarks.frontier.runs import Bench
 from tests.benchmarks.frontier.training import weights_of
 
 SHARES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)

@@ -14,21 +14,12 @@ from ggjax._internal.atomic import new_file
 from tests.benchmarks.calibrated import cells
 from tests.benchmarks.calibrated.frontiers import say
 from tests.benchmarks.frontier import on_grid, rounding, training
-from tests.benchmarks.frontier.methods import METHODS, Setting
+from tests.benchmarks.frontier.methods import METHODS, Run
 from tests.benchmarks.frontier.problems import Problem, Split
 from tests.benchmarks.frontier.training import Trained
 
 VERSION = 1
 """Of the arithmetic of a cell; those of another one are not used."""
-
-
-class Run(NamedTuple):
-    """What a training depends on, but for the problem."""
-
-    method: str
-    setting: Setting
-    seed: int
-    steps: int
 
 
 class Bench(NamedTuple):
@@ -59,7 +50,7 @@ class Bench(NamedTuple):
         self.once(self.key(run) | {"training": True}, lambda: result.told)
         begin = time.perf_counter()
         if way == "grid":
-            found = on_grid.frontier(self.problem, run.method, run.setting, run.seed, run.steps, result, split)
+            found = on_grid.frontier(self.problem, run, result, split)
         else:
             found = rounding.frontier(self.problem, run.method, run.setting.own, result, way, split)
         seconds = time.perf_counter() - begin
@@ -86,7 +77,7 @@ def trained(bench: Bench, run: Run) -> Trained:
             leaves = [f[f"leaf_{i}"] for i in range(treedef.num_leaves)]
             latent, rest = treedef.unflatten(leaves)
             return Trained(latent, rest, json.loads(str(f["told"])))
-    found = training.train(problem, run.method, run.setting, run.seed, run.steps)
+    found = training.train(problem, run)
     leaves = jax.tree.leaves((found.latent, found.rest))
     arrays: dict[str, Any] = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(leaves)}
     with new_file(path) as f:

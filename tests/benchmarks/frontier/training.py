@@ -12,7 +12,7 @@ from ggjax import baselines
 from ggjax.baselines import Reparameterization
 from tests.benchmarks import bench_to_rate
 from tests.benchmarks.frontier import methods
-from tests.benchmarks.frontier.methods import METHODS, Hyper, Method, Setting
+from tests.benchmarks.frontier.methods import METHODS, Hyper, Method, Run, Setting
 from tests.benchmarks.frontier.problems import Problem
 
 MOST_BITS = 7
@@ -45,19 +45,18 @@ def weights_of(latent: Any, method: Method) -> Any:
     return latent if method.form is None else latent.weights
 
 
-def train(problem: Problem, name: str, setting: Setting, seed: int, steps: int) -> Trained:
-    """Train, up to where the grid begins; which batches are seen depends on the seed only."""
-    method = METHODS[name]
+def train(problem: Problem, run: Run) -> Trained:
+    """Train, up to where the grid begins."""
+    method, setting = METHODS[run.method], run.setting
     form = form_of(method, setting.own)
-    params, rest = problem.init(seed, setting.variance, setting.nu)
+    params, rest = problem.init(run.seed, setting.variance, setting.nu)
     hyper = hyper_of(problem, method, setting, params)
     latent = params if form is None else form.init(params)
-    start, step = _compiled(problem, method, form, steps)
+    start, step = _compiled(problem, method, form, run.steps)
     carry = start(latent, rest, hyper)
-    key = jax.random.fold_in(jax.random.key(seed), 1)
     begin, loss = time.perf_counter(), jnp.zeros(())
-    for i in range(last_step(method, steps)):
-        carry, loss = step(carry, jax.random.fold_in(key, i), hyper)
+    for i in range(last_step(method, run.steps)):
+        carry, loss = step(carry, keys_of(run.seed, i), hyper)
     latent, rest, state, control = carry
     told = {"train_loss": float(loss), "seconds": round(time.perf_counter() - begin, 1)}
     if method.target:
@@ -65,6 +64,12 @@ def train(problem: Problem, name: str, setting: Setting, seed: int, steps: int) 
     if method.bitwave:
         told["bits"] = float(control.bits)
     return Trained(latent, rest, told)
+
+
+def keys_of(seed: int, i: int) -> jax.Array:
+    """Of step i: for the batch, for what is drawn as weights are rounded, and for their rate."""
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    return jax.random.split(jax.random.fold_in(key, i), 3)
 
 
 def last_step(method: Method, steps: int) -> int:
@@ -90,9 +95,9 @@ def _compiled(problem: Problem, method: Method, form: Reparameterization | None,
         return latent, rest, state, baselines.bitwave_init(MOST_BITS)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(carry: Any, key: jax.Array, hyper: Hyper) -> Any:
+    def step(carry: Any, keys: jax.Array, hyper: Hyper) -> Any:
         latent, rest, state, control = carry
-        batch_key, form_key, rate_key = jax.random.split(key, 3)
+        batch_key, form_key, rate_key = keys
         batch = problem.batch(batch_key)
 
         def objective(latent: Any) -> tuple[jax.Array, Any]:
