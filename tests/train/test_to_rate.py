@@ -69,6 +69,13 @@ def test_it_reaches_many_bits(target, step):
     np.testing.assert_allclose(train(target, step)[1].bits[-1], target, rtol=0.02)
 
 
+@pytest.mark.parametrize(("target", "step"), [(3.0, STEP), (6.0, 2.0**-7)])
+def test_weights_far_above_the_target_are_not_hurried(target, step):
+    """No pull far above the one that holds them there in the end, three bits away as they begin."""
+    strength = train(target, step)[1].strength_in_use
+    assert strength.max() < 2 * strength[-1]
+
+
 @pytest.mark.parametrize("start", [1e-6, 1e-3, 1.0, 100.0])
 def test_any_start_will_do(start):
     np.testing.assert_allclose(train(3.0, start=start)[1].bits[-1], 3.0, rtol=0.02)
