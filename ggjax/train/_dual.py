@@ -28,7 +28,7 @@ PROPORTIONAL, RISE, FALL = 8.0, 8.0, 24.0
 HURRY = 0.1
 """How much of the bits above the target counts, where they are many."""
 
-WEAK = 0.01
+WEAK = 0.03
 """A strength that hardly a training feels: up to there I is hurried."""
 
 LONGEST = 0.1

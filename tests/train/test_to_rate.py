@@ -73,7 +73,7 @@ def test_it_reaches_many_bits(target, step):
 def test_weights_far_above_the_target_are_not_hurried(target, step):
     """No pull far above the one that holds them there in the end, three bits away as they begin."""
     strength = train(target, step)[1].strength_in_use
-    assert strength.max() < 2 * strength[-1]
+    assert strength.max() < 2.5 * strength[-1]
 
 
 @pytest.mark.parametrize("start", [1e-6, 1e-3, 1.0, 100.0])
