@@ -183,6 +183,11 @@ def test_bits_at_rises():
     curve = {"points": [{"bits": b, "loss": x} for b, x in ((3.0, 1.0), (2.0, 1.2), (1.0, 1.5))]}
     assert plan.bits(curve, problem, 1.0) == pytest.approx([3.0, 2.5, 1.0])  # beyond the last point its bits do
     assert plan.bits(curve, problem, 0.5) == [math.inf, math.inf, 3.0]
+    curve["points"] += [
+        {"bits": 4.0, "loss": 1.6},
+        {"bits": 1.5, "loss": 1.15},
+    ]  # beaten by a coarser point; luck
+    assert plan.bits(curve, problem, 1.0) == pytest.approx([3.0, 2.5, 1.0])
     assert plan.score(curve, problem, 0.1) == 4.0  # of the bits that stand for what is not reached
 
 

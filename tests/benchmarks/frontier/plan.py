@@ -41,16 +41,19 @@ def main_way(problem: Problem, name: str) -> str:
 
 
 def bits(curve: dict[str, Any], problem: Problem, level: float) -> list[float]:
-    """Bits at the rises over a loss, infinite where they are not reached."""
-    points, best = curve["points"], math.inf
-    found = []
+    """Bits at the rises over a loss, infinite where they are not reached.
+
+    They are read from the point of the least loss on, towards fewer bits: finer points are beaten by it on both
+    counts. A loss that falls again where bits are fewer counts for nothing, which is luck.
+    """
+    points = sorted(curve["points"], key=lambda p: -p["bits"])
+    points = points[int(np.argmin([p["loss"] for p in points])) :]
+    worst, found = max(p["loss"] for p in points), []
     for rise in problem.rises:
         at = (1 + rise) * level
         b = _measuring.bits_at(points, at)
-        within = [p["bits"] for p in points if p["loss"] <= at]
-        # Beyond the coarsest point its bits are known to do; between points they are interpolated.
-        best = b if b is not None else min(within, default=math.inf)
-        found.append(best)
+        # Beyond the coarsest point its bits are known to do.
+        found.append(b if b is not None else points[-1]["bits"] if at > worst else math.inf)
     return found
 
 
