@@ -42,7 +42,7 @@ class Stage(NamedTuple):
 STAGES = (
     Stage(False, 2, 1),
     Stage(False, 2, 1, "prune"),
-    Stage(False, 4, 1),
+    Stage(False, 4, 3),
     Stage(False, 4, 1, "prune"),
     Stage(False, 4, 1, "arms"),
     Stage(False, plan.MOST_TRIALS, 3),
