@@ -1,9 +1,12 @@
 """The tables of frontier.json as text."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tests.benchmarks.calibrated.tables import table as lines_of
-from tests.benchmarks.frontier import pruning, rounding
+from tests.benchmarks.frontier import plan, pruning, rounding
 from tests.benchmarks.frontier.methods import METHODS
 
 Table = dict[str, Any]
@@ -73,7 +76,25 @@ def arms(key: str, table: Table) -> str:
         cells = [_bits(b, None) for b in row["bits"]]
         own = [METHODS[row["method"]].title, law, f"{row['variance']:g}", f"{decay:g}"]
         rows.append([*own, *cells, f"{row['loss']:.4f}"])
-    return "\n".join([head, "", *lines_of(rows)])
+    return "\n".join([head, "", *lines_of(rows), *_means(table)])
+
+
+def _means(table: Table) -> list[str]:
+    """What each of the things that vary gives, over all values of the others."""
+    groupings: tuple[Callable[[Table], str], ...] = (
+        lambda r: METHODS[r["method"]].title + (f", decay {r['own']:g}" if r["method"] == "adamw" else ""),
+        lambda r: "Gaussian" if r["nu"] == 2 else f"GG, nu = {r['nu']:g}",
+        lambda r: f"{r['variance']:g} of Glorot's variance",
+    )
+    rows = [["mean over all with", *_rises(table), "float loss"]]
+    for of in groupings:
+        for name in dict.fromkeys(map(of, table["rows"])):
+            group = [r for r in table["rows"] if of(r) == name]
+            logs = np.log([[plan.UNREACHED if b is None else b for b in r["bits"]] for r in group])
+            cells = [_bits(b, None) for b in np.exp(logs.mean(0))]
+            rows.append([name, *cells, f"{np.mean([r['loss'] for r in group]):.4f}"])
+    unreached = f"Geometric means of the bits, a rise that is not reached with {plan.UNREACHED:g}:"
+    return ["", unreached, "", *lines_of(rows)]
 
 
 def prune(key: str, table: Table) -> str:
