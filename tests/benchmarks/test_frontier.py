@@ -178,15 +178,21 @@ def test_the_readme_shows_what_is_printed():
     assert len(shown.strip().splitlines()) > 8 and set(shown.strip().splitlines()) <= set(printed)
 
 
+def test_the_arms_end_with_means():
+    row = {"method": "adam", "own": 1.0, "decay": 0.0, "nu": 2.0}
+    rows = [row | {"variance": v, "loss": x, "bits": [b]} for v, x, b in ((1.0, 1.2, 2.0), (0.25, 1.0, None))]
+    shown = report.arms("tiny", {"rises": [0.02], "plain": "uniform", "loss": 1.0, "rows": rows})
+    assert "| Adam | 5.66 | 1.1000 |" in shown  # of 2 bits and 16 for what is not reached
+    assert "| 0.25 of Glorot's variance | 16.00 | 1.0000 |" in shown
+
+
 def test_bits_at_rises():
     problem = tiny()._replace(rises=(0.0, 0.1, 1.0))
     curve = {"points": [{"bits": b, "loss": x} for b, x in ((3.0, 1.0), (2.0, 1.2), (1.0, 1.5))]}
     assert plan.bits(curve, problem, 1.0) == pytest.approx([3.0, 2.5, 1.0])  # beyond the last point its bits do
     assert plan.bits(curve, problem, 0.5) == [math.inf, math.inf, 3.0]
-    curve["points"] += [
-        {"bits": 4.0, "loss": 1.6},
-        {"bits": 1.5, "loss": 1.15},
-    ]  # beaten by a coarser point; luck
+    beaten, luck = {"bits": 4.0, "loss": 1.6}, {"bits": 1.5, "loss": 1.15}
+    curve["points"] += [beaten, luck]
     assert plan.bits(curve, problem, 1.0) == pytest.approx([3.0, 2.5, 1.0])
     assert plan.score(curve, problem, 0.1) == 4.0  # of the bits that stand for what is not reached
 
