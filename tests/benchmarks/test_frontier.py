@@ -170,12 +170,19 @@ def test_stages_by_number():
     assert [s.what for s in frontier.STAGES[frontier._range("8-9")]] == ["methods", "prune"]
 
 
-def test_the_readme_shows_what_is_printed():
+@pytest.mark.parametrize(
+    ("mark", "what", "key"),
+    [
+        ("frontier table", "methods", "language, 2400 steps"),
+        ("arms of the frontier, language, 600 steps", "arms", "language, 600 steps"),
+    ],
+)
+def test_the_readme_shows_what_is_printed(mark, what, key):
     readme = (Path(frontier.FILE).parents[2] / "README.md").read_text()
-    shown = readme.split("<!-- frontier table -->")[1].split("<!-- end of frontier table -->")[0]
-    table = json.loads(frontier.FILE.read_text())["methods"]["language, 2400 steps"]
-    printed = report.methods("language, 2400 steps", table).splitlines()
-    assert len(shown.strip().splitlines()) > 8 and set(shown.strip().splitlines()) <= set(printed)
+    shown = readme.split(f"<!-- {mark} -->")[1].split(f"<!-- end of {mark} -->")[0].strip().splitlines()
+    table = json.loads(frontier.FILE.read_text())[what][key]
+    printed = {"methods": report.methods, "arms": report.arms}[what](key, table).splitlines()
+    assert len(shown) > 8 and set(shown) <= set(printed)
 
 
 def test_the_arms_end_with_means():
