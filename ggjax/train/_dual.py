@@ -60,10 +60,11 @@ def advance(
       mean: of |theta|; where it is 0, there is nothing to control.
     """
     d = bits - target
-    e = jnp.clip(jnp.minimum(d, HURRY * (1 + d)), -1, 1)
+    whole = jnp.clip(d, -1, 1)
+    e = jnp.minimum(whole, HURRY * (1 + d))
     dt = jnp.where(mean > 0, jnp.minimum(learning_rate / jnp.where(mean > 0, mean, 1), LONGEST), 0)
-    change = jnp.where(log_strength < math.log(WEAK), jnp.clip(d, -1, 1), e)
-    new = jnp.clip(log_strength + jnp.where(d > 0, RISE, FALL) * change * dt, math.log(LEAST), math.log(MOST))
+    change = jnp.where(log_strength < math.log(WEAK), whole, e)
+    new = jnp.clip(log_strength + jnp.where(e > 0, RISE, FALL) * change * dt, math.log(LEAST), math.log(MOST))
     highest = jnp.minimum(jnp.maximum(strength, math.exp(-PROPORTIONAL) * LEAST) * math.exp(SLEW), MOST)
     wanted = jnp.minimum(jnp.exp(new + PROPORTIONAL * e), highest)
     known = jnp.isfinite(wanted)  # a target that is traced may be NaN

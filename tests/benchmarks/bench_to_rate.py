@@ -7,8 +7,8 @@ network (a million weights, or ten), and the demo's language model (655,360). Ea
 to 8 bits with the same arguments; the step for a target is that at which the first weights take 1.5 bits more.
 Printed are the target, the bits that the state tells at the end and the entropy that ``rate.bits`` counts
 (both against the target), the held-out loss of the rounded weights, the loss that ``backslash`` reaches at the
-same entropy and step with a constant strength, interpolated between strengths a factor of 2 apart, and how much
-less or more that is, seed by seed.
+same entropy and step with a constant strength, interpolated between strengths a factor of 2 apart, and the
+former minus the latter, seed by seed.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import optax
 import ggjax
 from ggjax import gennorm, rate
 from ggjax.app import _lm
+from tests.benchmarks import arms
 
 TARGETS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 SPARE = 1.5
@@ -195,7 +196,7 @@ def report(name: str, s: Subject) -> float:
         bits, entropy, strength, loss, hand = np.mean(found, 0)
         worst = max(worst, *(abs(f[0]) for f in found))
         more = np.array([f[3] - f[4] for f in found])
-        error = more.std(ddof=1) / math.sqrt(len(more)) if len(more) > 1 else math.nan
+        error = arms.deviation(more) / math.sqrt(len(more))
         print(
             f"{target:6.1f}  {steps[target]:.4f} {bits:+6.1%} {entropy:+7.1%} {strength:9.3g} {loss:9.4f} "
             f"{hand:8.4f} {more.mean():+8.4f} +- {error:.4f}",

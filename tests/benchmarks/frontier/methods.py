@@ -82,7 +82,7 @@ METHODS = {
     "backslash_2": Method("BackSlash, nu = 2", STRENGTHS, after=lambda h, r, n: _backslash(h, r, n, 2.0)),
     "on_grid": Method(
         "BackSlash, then on the grid",
-        (0.01, 0.03, 0.003),
+        (0.01, 0.03, 0.003),  # weaker than STRENGTHS: no stretch without a pull follows
         after=lambda h, r, n: _backslash(h, r, n, alone=0.0),
         grid=1 / 6,
     ),

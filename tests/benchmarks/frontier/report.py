@@ -71,19 +71,23 @@ def arms(key: str, table: Table) -> str:
     )
     rows = [["method", "init", "variance / Glorot's", "decay", *_rises(table), "float loss"]]
     for row in table["rows"]:
-        law = "Gaussian" if row["nu"] == 2 else f"GG, nu = {row['nu']:g}"
         decay = row["own"] if METHODS[row["method"]].tunes == "decay" else row["decay"]
         cells = [_bits(b, None) for b in row["bits"]]
-        own = [METHODS[row["method"]].title, law, f"{row['variance']:g}", f"{decay:g}"]
+        own = [METHODS[row["method"]].title, _law(row), f"{row['variance']:g}", f"{decay:g}"]
         rows.append([*own, *cells, f"{row['loss']:.4f}"])
     return "\n".join([head, "", *lines_of(rows), *_means(table)])
+
+
+def _law(row: Table) -> str:
+    """Of the first weights."""
+    return "Gaussian" if row["nu"] == 2 else f"GG, nu = {row['nu']:g}"
 
 
 def _means(table: Table) -> list[str]:
     """What each of the things that vary gives, over all values of the others."""
     groupings: tuple[Callable[[Table], str], ...] = (
         lambda r: METHODS[r["method"]].title + (f", decay {r['own']:g}" if r["method"] == "adamw" else ""),
-        lambda r: "Gaussian" if r["nu"] == 2 else f"GG, nu = {r['nu']:g}",
+        _law,
         lambda r: f"{r['variance']:g} of Glorot's variance",
     )
     rows = [["mean over all with", *_rises(table), "float loss"]]

@@ -66,6 +66,7 @@ def train(problem: Problem, run: Run) -> Trained:
     return Trained(latent, rest, told)
 
 
+@jax.jit  # one dispatch a step
 def keys_of(seed: int, i: int) -> jax.Array:
     """Of step i: for the batch, for what is drawn as weights are rounded, and for their rate."""
     key = jax.random.fold_in(jax.random.key(seed), 1)
