@@ -178,11 +178,21 @@ def test_stages_by_number():
     ],
 )
 def test_the_readme_shows_what_is_printed(mark, what, key):
-    readme = (Path(frontier.FILE).parents[2] / "README.md").read_text()
-    shown = readme.split(f"<!-- {mark} -->")[1].split(f"<!-- end of {mark} -->")[0].strip().splitlines()
     table = json.loads(frontier.FILE.read_text())[what][key]
     printed = getattr(report, what)(key, table).splitlines()
+    shown = readme_between(mark)
     assert len(shown) > 8 and set(shown) <= set(printed)
+
+
+def test_the_readme_shows_the_short_trainings():
+    printed = report.short(json.loads(frontier.FILE.read_text())["methods"]).splitlines()
+    shown = readme_between("short trainings of the frontier")
+    assert len(shown) > 8 and set(shown) <= set(printed)
+
+
+def readme_between(mark):
+    readme = (Path(frontier.FILE).parents[2] / "README.md").read_text()
+    return readme.split(f"<!-- {mark} -->")[1].split(f"<!-- end of {mark} -->")[0].strip().splitlines()
 
 
 def test_the_arms_end_with_means():

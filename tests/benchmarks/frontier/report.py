@@ -18,6 +18,8 @@ def show(found: dict[str, Any]) -> str:
     for what, write in (("methods", methods), ("arms", arms), ("prune", prune)):
         for key, table in found.get(what, {}).items():
             parts.append(write(key, table))
+        if what == "methods" and found.get(what):
+            parts.append(short(found[what]))
     return "\n\n".join(parts)
 
 
@@ -41,6 +43,40 @@ def methods(key: str, table: Table) -> str:
     ][:1]
     lines = [head, "", *lines_of(rows), *["", *notes][: 2 * len(notes)]]
     return "\n".join([*lines, *(_tried(table) if table.get("tried") else [])])
+
+
+def short(tables: dict[str, Table]) -> str:
+    """The shortest training of each model side by side: bits at +2 and +5 %, as trained and calibrated."""
+    shortest: dict[str, tuple[int, Table]] = {}
+    for key, table in tables.items():
+        name, steps = key.removesuffix(" steps").split(", ")
+        if name not in shortest or int(steps) < shortest[name][0]:
+            shortest[name] = int(steps), table
+    heads = [f"{name}, {steps} steps" for name, (steps, _) in shortest.items()]
+    lines = [["", *(cell for head in heads for cell in (head, "calibrated"))]]
+    for method in METHODS:
+        for way in rounding.ways_of(method):
+            if way == "leaf":
+                continue
+            title = METHODS[method].title + (
+                f", then {rounding.WAYS[way]}" if way in rounding.DATA_FREE else ""
+            )
+            cells = []
+            for _, table in shortest.values():
+                cells += [_at_two(table, method, way)]
+                cells += ["" if way in rounding.DATA_FREE else _at_two(table, method, "calibrated")]
+            if any(cells):
+                lines.append([title, *cells])
+    return "\n".join(["### The short trainings: bits at +2 % and at +5 %", "", *lines_of(lines)])
+
+
+def _at_two(table: Table, method: str, way: str) -> str:
+    """The bits of a row at +2 and +5 %; nothing where there is no such row."""
+    for row in table["rows"]:
+        if (row["method"], row["way"]) == (method, way):
+            at = zip(table["rises"], row["bits"], strict=True)
+            return ", ".join(_bits(b, None) for rise, b in at if rise in (0.02, 0.05))
+    return ""
 
 
 def _tried(table: Table) -> list[str]:
