@@ -22,6 +22,7 @@ from tests.benchmarks.frontier import (
     report,
     rounding,
     runs,
+    tables,
     training,
 )
 from tests.benchmarks.frontier.methods import METHODS, Run, Setting
@@ -97,7 +98,7 @@ def test_runs_and_resumes(tmp_path, capsys, monkeypatch):
     found = json.loads((tmp_path / "found.json").read_text())
     table = found["methods"]["tiny, 30 steps"]
     assert printed.strip() == report.show(found).strip()
-    assert "2 trials of each method" in printed and "1 seed on the test split" in printed
+    assert "2 trials of Adam" in printed and "1 seed on the test split" in printed
     rows = {(r["method"], r["way"]) for r in table["rows"]}
     kin = {("adam", way) for way in ("uniform", "leaf", *rounding.DATA_FREE)}
     ours = {("to_rate", "uniform"), ("to_rate", "leaf")}
@@ -164,10 +165,29 @@ def test_bits_are_those_of_the_coded_levels():
     assert rounding.coded(frozen._replace(side_bits=0))[1] == pytest.approx(bits - 1)
 
 
+def test_tables_of_several_stages_are_one():
+    def table(trials, *rows):
+        rows = [{"method": m, "way": w, "trials": trials, "bits": [b]} for m, w, b in rows]
+        tried = [{"method": r["method"], "bits": r["bits"], **Setting(1.0)._asdict()} for r in rows]
+        return {"trials": trials, "loss": trials, "rows": rows, "tried": tried}
+
+    few = table(2, ("quest", "own", 3), ("adam", "calibrated", 2), ("adam", "uniform", 4))
+    many = table(4, ("adam", "uniform", 5))
+    for found in (tables.merged(few, many), tables.merged(many, few)):
+        assert [(r["method"], r["way"], r["bits"][0]) for r in found["rows"]] == [
+            ("adam", "uniform", 5),
+            ("quest", "own", 3),
+            ("adam", "calibrated", 2),
+        ]
+        assert found["loss"] == 4 and [t["bits"] for t in found["tried"]] == [[5], [3]]
+    again = table(2, ("quest", "own", 2.5))
+    assert tables.merged(few, again)["rows"][1]["bits"] == [2.5] and tables.merged(None, few) == few
+
+
 def test_stages_by_number():
     assert frontier.STAGES[frontier._range("2")] == frontier.STAGES[:2]
-    assert frontier.STAGES[frontier._range("8-9")] == frontier.STAGES[7:9]
-    assert [s.what for s in frontier.STAGES[frontier._range("8-9")]] == ["methods", "prune"]
+    assert frontier.STAGES[frontier._range("9-10")] == frontier.STAGES[8:10]
+    assert [s.what for s in frontier.STAGES[frontier._range("9-10")]] == ["methods", "prune"]
 
 
 @pytest.mark.parametrize(

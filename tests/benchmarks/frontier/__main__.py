@@ -47,6 +47,7 @@ STAGES = (
     Stage(False, 4, 1, "arms"),
     Stage(False, plan.MOST_TRIALS, 3),
     Stage(False, plan.MOST_TRIALS, 3, "prune"),
+    Stage(True, 2, 1),
     Stage(True, 4, 3),
     Stage(True, 4, 1, "prune"),
     Stage(True, 4, 1, "arms"),
@@ -110,9 +111,11 @@ def _run(bench: Bench, stage: Stage, methods: Sequence[str], found: dict[str, An
     key = f"{bench.problem.name}, {steps} steps"
     make = {"methods": tables.methods, "arms": tables.arms, "prune": tables.prune}[stage.what]
     for table in make(bench, methods, steps, stage.trials, stage.seeds):
-        old = found.setdefault(stage.what, {}).get(key)
-        if old is None or old["trials"] <= stage.trials and len(old["rows"]) <= len(table["rows"]):
-            found[stage.what][key] = json.loads(json.dumps(finite(table)))
+        old, new = found.setdefault(stage.what, {}).get(key), json.loads(json.dumps(finite(table)))
+        if stage.what == "methods":
+            found[stage.what][key] = tables.merged(old, new)
+        elif old is None or old["trials"] <= stage.trials and len(old["rows"]) <= len(new["rows"]):
+            found[stage.what][key] = new
         if path:
             with new_file(path) as f:
                 f.write((json.dumps(found, indent=1, allow_nan=False) + "\n").encode())

@@ -42,7 +42,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         ax.set(xlim=(0, 6), ylim=(0.97 * table["loss"], top * table["loss"]))
         ax.set(xlabel="bits per weight", ylabel="test loss, nats")
         seeds = len(table["seeds"])
-        ax.set_title(f"{key}; {table['trials']} trials, {seeds} seed{'s' if seeds > 1 else ''}")
+        ax.set_title(f"{key}; {table['trials']} trials, {seeds} seed{'s' if seeds > 1 else ''}, or fewer")
         for rise in table["rises"]:
             ax.axhline((1 + rise) * table["loss"], color="0.85", linewidth=0.6, zorder=0)
         ax.legend(fontsize=6, ncols=2)

@@ -27,15 +27,17 @@ def methods(key: str, table: Table) -> str:
     """Bits at equal loss, and where our methods stand."""
     adam = ", ".join(f"{k} {v:g}" for k, v in table["adam"].items() if k != "own")
     head = (
-        f"### {key}: bits per weight at equal loss\n\n{table['trials']} trials of each method on the "
-        f"validation split, {_seeds(table)} on the test split. Rises are over the float loss of the "
-        f"best-tuned Adam, {table['loss']:.4f}{_spread(table['loss_std'], '.4f')} nats ({adam})."
+        f"### {key}: bits per weight at equal loss\n\n{table['trials']} trials of Adam on the validation "
+        f"split, {_seeds(table)} on the test split. Rises are over the float loss of the best of them, "
+        f"{table['loss']:.4f}{_spread(table['loss_std'], '.4f')} nats ({adam}); rows of fewer trials have been "
+        f"compared with Adam of as many."
     )
-    rows = [["method", "rounding", *_rises(table), "float loss"]]
+    rows = [["method", "rounding", *_rises(table), "float loss", "trials, seeds"]]
     for row in table["rows"]:
         cells = [_bits(b, s) for b, s in zip(row["bits"], row["bits_std"], strict=True)]
         name = METHODS[row["method"]].title
-        rows.append([name, rounding.WAYS[row["way"]], *cells, f"{row['loss']:.4f}"])
+        counts = f"{row['trials']}, {len(row['seeds'])}"
+        rows.append([name, rounding.WAYS[row["way"]], *cells, f"{row['loss']:.4f}", counts])
     notes = [
         f"{METHODS[r['method']].title}: the bits asked for are met within {100 * r['off_target']:.1f} %."
         for r in table["rows"]

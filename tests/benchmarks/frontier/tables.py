@@ -7,11 +7,33 @@ import numpy as np
 
 from tests.benchmarks.arms import deviation
 from tests.benchmarks.frontier import plan, pruning, rounding
-from tests.benchmarks.frontier.methods import METHODS
+from tests.benchmarks.frontier.methods import METHODS, Setting
 from tests.benchmarks.frontier.problems import kernels_of
 from tests.benchmarks.frontier.runs import Bench
 
 Table = dict[str, Any]
+
+
+def merged(old: Table | None, new: Table) -> Table:
+    """Two tables of methods as one: of the rows for the same method and rounding the one of more trials.
+
+    What stands above the rows is that of more trials too. Where they have equally many, the new one is taken.
+    """
+    if old is None:
+        return new
+    first, last = (new, old) if new["trials"] < old["trials"] else (old, new)
+    rows: dict[tuple[str, str], Table] = {}
+    for row in [*first["rows"], *last["rows"]]:
+        here = rows.get((row["method"], row["way"]))
+        if here is None or here["trials"] <= row["trials"]:
+            rows[row["method"], row["way"]] = row
+    names, ways = list(METHODS), list(rounding.WAYS)
+    order = lambda k: (k[1] == "calibrated", names.index(k[0]), ways.index(k[1]))  # noqa: E731
+    tried = {(t["method"], *(t[f] for f in Setting._fields)): t for t in [*first["tried"], *last["tried"]]}
+    return last | {
+        "rows": [rows[k] for k in sorted(rows, key=order)],
+        "tried": sorted(tried.values(), key=lambda t: names.index(t["method"])),
+    }
 
 
 def methods(bench: Bench, names: Sequence[str], steps: int, trials: int, seeds: int) -> Iterator[Table]:
@@ -68,8 +90,8 @@ def _row(
             curves[run] = [[p["bits"], p["loss"]] for p in curve["points"]]
         each.append(found)
     columns = np.array(each).T
-    row: dict[str, Any] = {"method": name, "way": way, "loss": float(np.mean(losses))}
-    row |= {"settings": [r.setting._asdict() for r in chosen]}
+    row: dict[str, Any] = {"method": name, "way": way, "trials": trials, "seeds": list(seeds)}
+    row |= {"loss": float(np.mean(losses)), "settings": [r.setting._asdict() for r in chosen]}
     row |= {"bits": [float(np.mean(c)) for c in columns], "bits_std": [deviation(c) for c in columns]}
     if METHODS[name].target:
         asked = [r.setting.own for _ in seeds for r in chosen]
