@@ -25,7 +25,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     panels, pruned = found["methods"], found.get("prune", {})
     columns, rows = max(len(panels), len(pruned)), 2 if pruned else 1
-    figure, axes = plt.subplots(rows, columns, figsize=(7 * columns, 2 + 4 * rows), squeeze=False)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(7 * columns, 4 + 4 * rows), squeeze=False, layout="constrained"
+    )
     colours = dict(zip(METHODS, plt.get_cmap("tab20").colors, strict=False))  # type: ignore[attr-defined]
     for ax in axes.flat[len(panels) : columns].tolist() + axes.flat[columns + len(pruned) :].tolist():
         ax.set_axis_off()
@@ -45,7 +47,6 @@ def draw(found: dict[str, Any], path: Path) -> None:
         ax.set_title(f"{key}; {table['trials']} trials, {seeds} seed{'s' if seeds > 1 else ''}, or fewer")
         for rise in table["rises"]:
             ax.axhline((1 + rise) * table["loss"], color="0.85", linewidth=0.6, zorder=0)
-        ax.legend(fontsize=6, ncols=2)
     for ax, (key, table) in zip(axes[-1], pruned.items(), strict=False):
         for row in table["rows"]:
             title = f"{METHODS[row['method']].title}, {pruning.WAYS[row['by']]}"
@@ -53,7 +54,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
             ax.plot(table["shares"], row["accuracy"], style, color=colours[row["method"]], label=title)
         ax.set(xlabel="share of the weights set to zero", ylabel="test accuracy", title=key)
         ax.legend(fontsize=6)
-    figure.tight_layout()
+    shown = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    # Below all panels, where it covers none of them.
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", fontsize=8, ncols=2 * columns)
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
