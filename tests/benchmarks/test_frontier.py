@@ -182,6 +182,8 @@ def test_tables_of_several_stages_are_one():
         assert found["loss"] == 4 and [t["bits"] for t in found["tried"]] == [[5], [3]]
     again = table(2, ("quest", "own", 2.5))
     assert tables.merged(few, again)["rows"][1]["bits"] == [2.5] and tables.merged(None, few) == few
+    # A first look that is taken again renews its own rows beside the longer ones.
+    assert tables.merged(tables.merged(few, many), again)["rows"][1]["bits"] == [2.5]
 
 
 def test_stages_by_number():

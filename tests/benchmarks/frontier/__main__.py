@@ -3,7 +3,7 @@
 Printed are the bits per weight at equal loss, over the float loss of the best-tuned Adam, of every method and
 way of rounding: mean and deviation over seeds, on the test split. ``tests/benchmarks/frontier/plan.py`` says
 what is tried and how it is chosen. The work is done in stages, each of which makes complete tables of what it
-holds, with more trials, seeds and steps from stage to stage; every table says how many. Every training and
+holds, with more trials, seeds and steps from stage to stage; every row says how many. Every training and
 frontier is kept in the folder --out at once, so that the command can be stopped and started again.
 
 On one core a training takes 15 to 40 seconds (four times that at the long length); all stages take a day. What

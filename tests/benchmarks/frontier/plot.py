@@ -54,9 +54,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
             ax.plot(table["shares"], row["accuracy"], style, color=colours[row["method"]], label=title)
         ax.set(xlabel="share of the weights set to zero", ylabel="test accuracy", title=key)
         ax.legend(fontsize=6)
-    shown = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    named = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     # Below all panels, where it covers none of them.
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", fontsize=8, ncols=2 * columns)
+    figure.legend(named.values(), named.keys(), loc="outside lower center", fontsize=8, ncols=2 * columns)
     figure.savefig(path, dpi=80)
     plt.close(figure)
 

@@ -49,13 +49,11 @@ def methods(key: str, table: Table) -> str:
 
 def short(tables: dict[str, Table]) -> str:
     """The shortest training of each model side by side: bits at +2 and +5 %, as trained and calibrated."""
-    shortest: dict[str, tuple[int, Table]] = {}
-    for key, table in tables.items():
-        name, steps = key.removesuffix(" steps").split(", ")
-        if name not in shortest or int(steps) < shortest[name][0]:
-            shortest[name] = int(steps), table
-    heads = [f"{name}, {steps} steps" for name, (steps, _) in shortest.items()]
-    lines = [["", *(cell for head in heads for cell in (head, "calibrated"))]]
+    shortest: dict[str, str] = {}
+    for key in tables:
+        name = key.split(",")[0]
+        shortest[name] = min(key, shortest.get(name, key), key=lambda k: int(k.split()[1]))
+    lines = [["", *(cell for key in shortest.values() for cell in (key, "calibrated"))]]
     for method in METHODS:
         for way in rounding.ways_of(method):
             if way == "leaf":
@@ -64,9 +62,9 @@ def short(tables: dict[str, Table]) -> str:
                 f", then {rounding.WAYS[way]}" if way in rounding.DATA_FREE else ""
             )
             cells = []
-            for _, table in shortest.values():
-                cells += [_at_two(table, method, way)]
-                cells += ["" if way in rounding.DATA_FREE else _at_two(table, method, "calibrated")]
+            for key in shortest.values():
+                cells += [_at_two(tables[key], method, way)]
+                cells += ["" if way in rounding.DATA_FREE else _at_two(tables[key], method, "calibrated")]
             if any(cells):
                 lines.append([title, *cells])
     return "\n".join(["### The short trainings: bits at +2 % and at +5 %", "", *lines_of(lines)])

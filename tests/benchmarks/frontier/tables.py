@@ -21,12 +21,10 @@ def merged(old: Table | None, new: Table) -> Table:
     """
     if old is None:
         return new
-    first, last = (new, old) if new["trials"] < old["trials"] else (old, new)
-    rows: dict[tuple[str, str], Table] = {}
-    for row in [*first["rows"], *last["rows"]]:
-        here = rows.get((row["method"], row["way"]))
-        if here is None or here["trials"] <= row["trials"]:
-            rows[row["method"], row["way"]] = row
+    # The last one of a key stays; the sort leaves the old before the new where they have equally many.
+    by_trials = sorted([*old["rows"], *new["rows"]], key=lambda row: row["trials"])
+    rows = {(row["method"], row["way"]): row for row in by_trials}
+    first, last = sorted([old, new], key=lambda table: table["trials"])
     names, ways = list(METHODS), list(rounding.WAYS)
     order = lambda k: (k[1] == "calibrated", names.index(k[0]), ways.index(k[1]))  # noqa: E731
     tried = {(t["method"], *(t[f] for f in Setting._fields)): t for t in [*first["tried"], *last["tried"]]}
