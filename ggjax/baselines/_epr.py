@@ -105,14 +105,15 @@ def epr(
         pairs = zip(flat.weights(), values_of(flat, latent.log_steps), strict=True)
         return flat, [(jnp.asarray(x).astype(jnp.float32), jnp.exp(s)) for x, s in pairs]
 
-    def rounded(flat: trees.Flat, leaves: list[tuple[jax.Array, jax.Array]]) -> Any:
+    def rounded(flat: trees.Flat, leaves: list[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
         values = [_rounded(x, s) for x, s in leaves]
         back = [_back(x) if _is_transformed(x, dft) else x for x in values]
-        return flat.replace(x.astype(w.dtype) for x, w in zip(back, flat.weights(), strict=True))
+        return [x.astype(w.dtype) for x, w in zip(back, flat.weights(), strict=True)]
 
     def apply(latent: EPRLatent, key: jax.Array | None = None) -> Any:
         del key
-        return rounded(*leaves_of(latent))
+        flat, leaves = leaves_of(latent)
+        return flat.replace(rounded(flat, leaves))
 
     def rate(latent: EPRLatent, key: jax.Array | None = None) -> jax.Array:
         flat, leaves = leaves_of(latent)
@@ -132,7 +133,7 @@ def epr(
         flat, leaves = leaves_of(latent)
         levels = [jnp.round(x / s).astype(jnp.int32) for x, s in leaves]
         numbers = sum(s.size for _, s in leaves) + len(leaves) * _numbers(prior)
-        weights = lax.stop_gradient(rounded(flat, leaves))
+        weights = flat.replace(lax.stop_gradient(rounded(flat, leaves)))
         return Frozen(weights, beside(flat, levels), 32 * numbers)
 
     return Reparameterization(init, apply, rate, freeze)
