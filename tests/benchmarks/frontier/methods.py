@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -52,6 +53,7 @@ class Method(NamedTuple):
     side: float = 1.0  # learning rate of steps, lengths and priors, in those of the weights
     bitwave: bool = False
     target: bool = False  # whether its own number is a number of bits that is asked for
+    muon: bool = False  # whether Muon comes before it, where all others have Adam
     grid: float = 0.0  # the share of the training, at its end, that is left for the grid of calibrated rounding
 
 
@@ -86,6 +88,14 @@ METHODS = {
         after=lambda h, r, n: _backslash(h, r, n, alone=0.0),
         grid=1 / 6,
     ),
+    "muon": Method("Muon", (1.0, 0.5, 2.0), tunes="rate", muon=True),
+    "muon_on_grid": Method(
+        "Muon and BackSlash, then on the grid",
+        (0.01, 0.03, 0.003),
+        after=lambda h, r, n: _backslash(h, r, n, alone=0.0),
+        grid=1 / 6,
+        muon=True,
+    ),
     "to_rate": Method("backslash_to_rate", (2.0, 1.5, 3.0), after=_to_rate, target=True),
     "epr": Method("EPR, logistic prior", RATES, form=lambda _: baselines.epr(), side=5.0),
     "epr_gg": Method("EPR, GG prior", RATES, form=lambda _: baselines.epr(prior="gg"), side=5.0),
@@ -111,7 +121,7 @@ METHODS = {
 
 
 def optimizer(method: Method, hyper: Hyper, steps: int) -> optax.GradientTransformationExtraArgs:
-    """Adam with decoupled weight decay on the kernels, and what the method has after it; under jit."""
+    """Adam or Muon with decoupled weight decay on the kernels, and what the method has after it; under jit."""
     schedule = shape_of(steps)
     return with_schedule(
         method, hyper, lambda count: jnp.asarray(schedule(count)) * hyper["learning_rate"], steps
@@ -128,10 +138,34 @@ def with_schedule(
 ) -> optax.GradientTransformationExtraArgs:
     """The same with a learning rate of one's own."""
     parts = [
-        optax.scale_by_adam(),
+        _scale_by_muon() if method.muon else optax.scale_by_adam(),
         optax.add_decayed_weights(hyper["decay"], mask=ggjax.masks.kernels),
         optax.scale_by_learning_rate(learning_rate),
     ]
     if method.after is not None:
         parts.append(method.after(hyper, learning_rate, steps))
     return optax.with_extra_args_support(optax.chain(*parts))
+
+
+OUTER = ("embed", "head", "Conv_0", "Dense_0")
+"""The first and the last layers, which Muon leaves to Adam."""
+
+
+def _scale_by_muon() -> optax.GradientTransformation:
+    """Muon (https://kellerjordan.github.io/posts/muon) for the kernels between the outer layers, else Adam.
+
+    Updates are as large as is usual where both share a learning rate (arXiv 2502.16982: a root mean square of
+    0.2), times two: after 600 steps of the language model that is better than one or four times.
+    """
+
+    def numbers(path: Any, x: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        if x.ndim < 2 or any(name in jax.tree_util.keystr(path) for name in OUTER):
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+
+    muon = optax.contrib.muon(
+        1.0,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=lambda params: jax.tree.map_with_path(numbers, params),
+    )
+    return optax.chain(muon, optax.scale(-2.0))  # the sign: what comes after turns it again
