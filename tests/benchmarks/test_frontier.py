@@ -8,16 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 
-from ggjax import baselines, gennorm, sensitivity
+from ggjax import baselines, sensitivity
 from tests.benchmarks.frontier import __main__ as frontier
 from tests.benchmarks.frontier import (
-    loop,
     on_grid,
     plan,
     plot,
-    problems,
     pruning,
     report,
     rounding,
@@ -26,9 +23,7 @@ from tests.benchmarks.frontier import (
     training,
 )
 from tests.benchmarks.frontier.methods import METHODS, Run, Setting
-from tests.benchmarks.frontier.training import Trained
-
-WIDTH = 40
+from tests.benchmarks.tiny import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -36,57 +31,6 @@ def promotion():
     """Adam is not made for strict promotion."""
     with jax.numpy_dtype_promotion("standard"):
         yield
-
-
-def classes(params, rest, x):
-    del rest
-    return (x @ params["kernel"] + params["bias"][None])[:, :4]
-
-
-def tiny() -> problems.Problem:
-    """A linear classifier of noise around four points."""
-    centres = jax.random.normal(jax.random.key(7), (4, WIDTH))
-
-    def draw(key, n=32):
-        a, b = jax.random.split(key)
-        labels = jax.random.randint(a, (n,), 0, 4)
-        return centres[labels] + 2 * jax.random.normal(b, (n, WIDTH)), labels
-
-    def init(seed, variance, nu):
-        del nu
-        kernel = jax.random.normal(jax.random.key(seed), (WIDTH, WIDTH)) * math.sqrt(variance / WIDTH)
-        return {"kernel": kernel, "bias": jnp.zeros(WIDTH)}, {}
-
-    def loss(params, rest, batch):
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(classes(params, rest, batch[0])), batch[1][:, None], -1)
-        return -chosen.mean(), rest
-
-    held_out = {"validation": draw(jax.random.key(8), 500), "test": draw(jax.random.key(9), 500)}
-
-    def judge(params, rest, split):
-        x, y = held_out[split]
-        right = jnp.mean(classes(params, rest, x).argmax(-1) == y)
-        return {"loss": float(loss(params, rest, (x, y))[0]), "accuracy": float(right)}
-
-    def inputs(number):
-        return (draw(jax.random.key(i), 8)[0] for i in range(number))
-
-    return problems.Problem(
-        "tiny",
-        "tiny",
-        init,
-        draw,
-        loss,
-        classes,
-        judge,
-        inputs,
-        0.02,
-        0.5,
-        (30, 60),
-        "uniform",
-        (0.05, 0.2),
-        0.4,
-    )
 
 
 def test_runs_and_resumes(tmp_path, capsys, monkeypatch):
@@ -127,22 +71,6 @@ def test_runs_and_resumes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "train", lambda *_: pytest.fail("trained again"))
     frontier.main(command, {"tiny": runs.opened(problem, tmp_path)})
     assert capsys.readouterr().out == printed
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains(name):
-    """It lowers the loss from that of the first weights, which are rounded as the method does."""
-    problem, setting = tiny(), Setting(METHODS[name].values[0])
-    found = training.train(problem, Run(name, setting, 0, 30))
-    params = training.weights_of(found.latent, METHODS[name])
-    before = problem.judge(problem.init(0, 0.25, 2.0)[0], {}, "test")["loss"]
-    assert problem.judge(params, {}, "test")["loss"] < before - 0.1
-    if "own" in rounding.ways_of(name):
-        weights, bits = rounding._own(METHODS[name], setting.own, found)(1.0)
-        assert 0 < bits < 32 and jax.tree.structure(weights) == jax.tree.structure(params)
-        coarse, fewer = rounding._own(METHODS[name], setting.own, found)(4.0)
-        change = [float(jnp.abs(w["kernel"] - params["kernel"]).mean()) for w in (weights, coarse)]
-        assert fewer < bits and change[0] < change[1]
 
 
 def test_training_on_the_grid_wins_back_what_rounding_cost(monkeypatch, tmp_path):
@@ -273,34 +201,3 @@ def test_worth_is_what_is_predicted_of_each_weight():
         one = params["kernel"].at[i, j].set(0)
         rise = sensitivity.predict(params, {"kernel": one}, state).total * state.examples.sum()
         assert worth[i, j] / 2 == pytest.approx(float(rise), rel=1e-4)
-
-
-def test_rate_of_the_loop_is_the_cross_entropy_under_the_law():
-    """Of rounded weights, by SciPy's distribution function and the moments of the weights."""
-    kernel = 0.3 * jax.random.laplace(jax.random.key(0), (64, 64))
-    form = loop.in_the_loop()
-    latent = form.init({"kernel": kernel, "bias": jnp.zeros(3)})
-    step = float(jnp.exp(latent.log_steps["kernel"]))
-    assert step == pytest.approx(loop.FIRST_STEP * float(jnp.sqrt(jnp.mean(kernel**2))), rel=1e-5)
-    x = np.asarray(kernel, np.float64) / step
-    law = gennorm.fit({"kernel": jnp.asarray(x, jnp.float32)})
-    levels, cdf = np.round(x), scipy.stats.gennorm(float(law.nu), scale=float(law.scale)).cdf
-    bits = -np.log2(cdf(levels + 0.5) - cdf(levels - 0.5)).mean()
-    assert float(form.rate(latent)) == pytest.approx(bits, abs=1e-3)
-    frozen = form.freeze(latent)
-    assert np.array_equal(frozen.levels["kernel"], levels) and frozen.levels["bias"] is None
-    np.testing.assert_allclose(frozen.weights["kernel"], form.apply(latent)["kernel"], rtol=1e-5)
-    slope = jax.grad(form.rate)(latent)
-    assert slope.log_steps["kernel"] < 0  # coarser steps take fewer bits
-    fixed = jax.grad(loop.in_the_loop(trained_steps=False).rate)(latent)
-    assert fixed.log_steps["kernel"] == 0 and np.any(np.asarray(fixed.weights["kernel"]))
-
-
-def test_an_own_curve_is_of_the_better_network():
-    """The loss of a method that rounds in training is that of the rounded weights where that is lower."""
-    problem = tiny()
-    form = baselines.epr()
-    latent = form.init(problem.init(0, 1.0, 2.0)[0])
-    curve = rounding.frontier(problem, "epr", 0.03, Trained(latent, {}, {}), "own", "test")
-    assert curve["loss"] <= problem.judge(latent.weights, {}, "test")["loss"]
-    assert [p["bits"] for p in curve["points"]] == sorted((p["bits"] for p in curve["points"]), reverse=True)

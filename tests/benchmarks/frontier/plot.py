@@ -41,7 +41,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
                 label = title if i == 0 else None
                 ax.plot(bits, losses, style, color=colours[row["method"]], label=label, linewidth=1)
         top = 1 + 1.2 * max(table["rises"])
-        ax.set(xlim=(0, 6), ylim=(0.97 * table["loss"], top * table["loss"]))
+        ax.set(xlim=(0, 6), ylim=(0.93 * table["loss"], top * table["loss"]))
         ax.set(xlabel="bits per weight", ylabel="test loss, nats")
         seeds = len(table["seeds"])
         ax.set_title(f"{key}; {table['trials']} trials, {seeds} seed{'s' if seeds > 1 else ''}, or fewer")
