@@ -55,6 +55,7 @@ class Method(NamedTuple):
     target: bool = False  # whether its own number is a number of bits that is asked for
     muon: bool = False  # whether Muon comes before it, where all others have Adam
     grid: float = 0.0  # the share of the training, at its end, that is left for the grid of calibrated rounding
+    peak: float = 0.5  # the learning rate that the grid begins with, as a share of the training's peak
 
 
 def _backslash(
@@ -89,11 +90,13 @@ METHODS = {
         grid=1 / 6,
     ),
     "muon": Method("Muon", (1.0, 0.5, 2.0), tunes="rate", muon=True),
+    "muon_backslash": Method("Muon and BackSlash", STRENGTHS, after=_backslash, muon=True),
     "muon_on_grid": Method(
         "Muon and BackSlash, then on the grid",
-        (0.01, 0.03, 0.003),
+        STRENGTHS,
         after=lambda h, r, n: _backslash(h, r, n, alone=0.0),
         grid=1 / 6,
+        peak=1.0,
         muon=True,
     ),
     "to_rate": Method("backslash_to_rate", (2.0, 1.5, 3.0), after=_to_rate, target=True),

@@ -33,7 +33,7 @@ class Bench(NamedTuple):
         """The frontier of a run by a way of rounding; the run is trained if it has not been."""
         key = self.key(run) | {"way": way, "split": split}
         if way == "grid":  # a training of its own, whose schedule is part of the arithmetic
-            key |= {"peak": on_grid.PEAK, "bits": on_grid.BITS}
+            key |= {"peak": METHODS[run.method].peak, "bits": on_grid.BITS}
         return self.once(key, lambda: self._measured(run, way, split))
 
     def told(self, run: Run) -> dict[str, float]:
