@@ -2,10 +2,10 @@
 
 After five sixths of its steps, with the learning rate not yet at its end, a training with BackSlash is rounded
 by its sensitivity to a number of bits, and goes on with those steps kept, with BackSlash as before. The
-learning rate is raised to half its peak or all of it, and falls to zero in a straight line: weights have further
-to go between levels than they usually go at the end of a training. The optimizer is Adam, where Muon came before
-it too: Muon is slower there, and no better. No step is added. A point of the frontier takes the last sixth of a
-training of its own.
+learning rate is raised to half its peak or all of it, and falls to zero in a straight line: weights have
+further to go between levels than they usually go at the end of a training. The optimizer is Adam, where Muon
+came before it too: on the grid Muon is slower, and no better. No step is added. A point of the frontier takes
+the last sixth of a training of its own.
 """
 
 import functools

@@ -28,7 +28,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(
         rows, columns, figsize=(7 * columns, 4 + 4 * rows), squeeze=False, layout="constrained"
     )
-    colours = dict(zip(METHODS, plt.get_cmap("tab20").colors, strict=False))  # type: ignore[attr-defined]
+    table20, more = (plt.get_cmap(name).colors for name in ("tab20", "tab20b"))  # type: ignore[attr-defined]
+    colours = dict(zip(METHODS, table20 + more, strict=False))
     for ax in axes.flat[len(panels) : columns].tolist() + axes.flat[columns + len(pruned) :].tolist():
         ax.set_axis_off()
     for ax, (key, table) in zip(axes[0], panels.items(), strict=False):
