@@ -13,7 +13,7 @@ EXTRAS = "haiku|equinox|orbax"
 
 
 def test_every_recipe_is_short_and_followed_by_what_it_prints():
-    assert [code for code, _ in PROGRAMS] == programs.blocks(RECIPES, "python") and len(PROGRAMS) == 8
+    assert [code for code, _ in PROGRAMS] == programs.blocks(RECIPES, "python") and len(PROGRAMS) == 9
     assert all(len([x for x in code.splitlines() if x]) <= 15 for code, _ in PROGRAMS)
 
 
