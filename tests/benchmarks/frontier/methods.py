@@ -93,7 +93,7 @@ METHODS = {
     "muon_backslash": Method("Muon and BackSlash", STRENGTHS, after=_backslash, muon=True),
     "muon_on_grid": Method(
         "Muon and BackSlash, then on the grid",
-        STRENGTHS,
+        (0.1, 0.06, 0.03),  # after Muon more of it is borne
         after=lambda h, r, n: _backslash(h, r, n, alone=0.0),
         grid=1 / 6,
         peak=1.0,
