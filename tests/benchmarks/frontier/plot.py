@@ -57,7 +57,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         ax.legend(fontsize=6)
     named = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     # Below all panels, where it covers none of them.
-    figure.legend(named.values(), named.keys(), loc="outside lower center", fontsize=8, ncols=2 * columns)
+    figure.legend(named.values(), named.keys(), loc="outside lower center", fontsize=7, ncols=columns + 2)
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
