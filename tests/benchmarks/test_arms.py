@@ -3,18 +3,9 @@
 import json
 import math
 
-import jax
 import numpy as np
-import pytest
 
 from tests.benchmarks import arms, arms_report
-
-
-@pytest.fixture(autouse=True)
-def promotion():
-    """optax.adam is not made for strict promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_quick_runs_and_resumes(tmp_path, capsys, monkeypatch):

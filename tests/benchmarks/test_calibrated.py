@@ -15,13 +15,6 @@ from tests.benchmarks import bench_calibrated
 from tests.benchmarks.calibrated import arms, cells, digits, measure, subject
 
 
-@pytest.fixture(autouse=True)
-def promotion():
-    """optax.adamw is not made for strict promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def small_digits() -> subject.Subject:
     """A dense network for the digits, hardly trained."""
     pytest.importorskip("sklearn")

@@ -26,13 +26,6 @@ from tests.benchmarks.frontier.methods import METHODS, Run, Setting
 from tests.benchmarks.tiny import tiny
 
 
-@pytest.fixture(autouse=True)
-def promotion():
-    """Adam is not made for strict promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 def test_runs_and_resumes(tmp_path, capsys, monkeypatch):
     command = ["--stages", "1", "--json", str(tmp_path / "found.json"), "--methods", "adam", "to_rate"]
     monkeypatch.setattr(rounding, "DATA_FREE", ("entquant",))

@@ -14,13 +14,6 @@ from tests.benchmarks.frontier.training import Trained
 from tests.benchmarks.tiny import tiny
 
 
-@pytest.fixture(autouse=True)
-def promotion():
-    """Adam is not made for strict promotion."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains(name):
     """It lowers the loss from that of the first weights, which are rounded as the method does."""

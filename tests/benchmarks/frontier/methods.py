@@ -1,5 +1,6 @@
 """The ways to train that are compared, and what is tried of each."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -66,6 +67,10 @@ def _backslash(
     return ggjax.backslash(strength=hyper["own"], learning_rate=pulled, clamp=True, gg_shape=nu)
 
 
+_backslash_to_the_end = functools.partial(_backslash, alone=0.0)
+"""Where the grid follows: the pull goes on there."""
+
+
 def _to_rate(hyper: Hyper, schedule: optax.Schedule, steps: int) -> Any:
     del steps
     return ggjax.backslash_to_rate(hyper["own"], hyper["step"], learning_rate=schedule)
@@ -86,7 +91,7 @@ METHODS = {
     "on_grid": Method(
         "BackSlash, then on the grid",
         (0.01, 0.03, 0.003),  # weaker than STRENGTHS: no stretch without a pull follows
-        after=lambda h, r, n: _backslash(h, r, n, alone=0.0),
+        after=_backslash_to_the_end,
         grid=1 / 6,
     ),
     "muon": Method("Muon", (1.0, 0.5, 2.0), tunes="rate", muon=True),
@@ -94,7 +99,7 @@ METHODS = {
     "muon_on_grid": Method(
         "Muon and BackSlash, then on the grid",
         (0.1, 0.06, 0.03),  # after Muon more of it is borne
-        after=lambda h, r, n: _backslash(h, r, n, alone=0.0),
+        after=_backslash_to_the_end,
         grid=1 / 6,
         peak=1.0,
         muon=True,
