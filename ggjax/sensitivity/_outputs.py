@@ -35,9 +35,21 @@ def divergences(before: list[jax.Array], after: list[jax.Array], output: Output)
     total = jnp.zeros(examples_of(before, output))
     for old, new in zip(before, after, strict=True):
         if output == "logits":
-            p, q = jax.nn.log_softmax(old), jax.nn.log_softmax(new)
-            each = jnp.sum(jnp.exp(p) * (p - q), -1)
+            each = _kl(jax.nn.log_softmax(old), jax.nn.log_softmax(new))
         else:
             each = jnp.square(new - old) / 2
         total += each.reshape(total.size, -1).sum(1) if each.size >= total.size else each.sum() / total.size
     return total
+
+
+def _kl(p: jax.Array, q: jax.Array) -> jax.Array:
+    """The Kullback-Leibler divergence of logarithms of probabilities, along the last axis.
+
+    It is summed as e^p (e^d - 1 - d) with d = q - p. These terms are all above zero, where those of e^p (p - q)
+    cancel: of a divergence of 1e-6 float32 would keep one digit. Both p and q may be -inf.
+    """
+    never = jnp.isneginf(p)
+    d = jnp.where(never, 0.0, q - p)
+    near = jnp.exp(p) * (jnp.expm1(jnp.minimum(d, 1.0)) - d)
+    far = jnp.exp(q) - jnp.exp(p) * (1 + d)  # what the exponential would overflow
+    return jnp.sum(jnp.where(never | (d > 1), far, near), -1)

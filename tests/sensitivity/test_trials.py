@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 
 from ggjax import sensitivity
 from ggjax.sensitivity import _planned, _search, _trials, _tuning
@@ -33,15 +34,14 @@ def test_what_is_measured_is_the_divergence_on_the_other_half(known):
         new = jax.tree.map(lambda x: x, PARAMS)
         for i in (0, 2):
             new["params"][f"layers_{i}"]["kernel"] = levels[f"params/layers_{i}/kernel"].values
-        p, q = (np.asarray(jax.nn.log_softmax(MODEL.apply(w, held)), np.float64) for w in (PARAMS, new))
+        p, q = (log_softmax(np.asarray(MODEL.apply(w, held), np.float64), -1) for w in (PARAMS, new))
         each = np.sum(np.exp(p) * (p - q), -1)
         predicted = sensitivity.predict(PARAMS, new, known, half=1).total
         error = each.std() / each.mean() / np.sqrt(each.size)
         trust = _trials.DOUBT**2 / (_trials.DOUBT**2 + error**2)
         assert 0.5 < trust < 1
         found.append((float(predicted), float(predicted) * (each.mean() / float(predicted)) ** trust))
-    # A divergence of 1e-4 is what is left of float32 differences a hundred times as large.
-    np.testing.assert_allclose(known.measured, sorted(found), rtol=1e-3)
+    np.testing.assert_allclose(known.measured, sorted(found), rtol=3e-4)
 
 
 def test_corrections_are_those_of_the_trials_nearby():
