@@ -40,7 +40,7 @@ def generate(model: Model, params: Any, prompt: jax.Array, count: int) -> jax.Ar
 def empty_cache(model: Model, batch: int, context: int) -> Cache:
     """A cache that has seen nothing, with room for so many bytes."""
     shape = (model.depth, batch, context, model.heads, model.width // model.heads)
-    return Cache(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros((), jnp.int32))
+    return Cache(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros((), jnp.int32))
 
 
 def _at(text: jax.Array, i: jax.Array) -> jax.Array:

@@ -124,7 +124,8 @@ def epr(
             if prior == "log_penalty":
                 total = total + jnp.sum(jnp.log1p(jnp.sign(x) * x / alpha))
                 continue
-            x = straight_through(jnp.round(x), x) if k is None else x + jax.random.uniform(k, x.shape) - 0.5
+            noise = None if k is None else jax.random.uniform(k, x.shape, jnp.float32) - 0.5
+            x = straight_through(jnp.round(x), x) if noise is None else x + noise
             bits = logistic_bits(x, jnp.exp(p[0])) if prior == "logistic" else gg_bits(x, *jnp.exp(p))
             total = total + jnp.sum(bits)
         return total / max(trees.size([x for x, _ in leaves]), 1)

@@ -170,7 +170,7 @@ def _choose(grid: _Grid, x: jax.Array, n: jax.Array, key: jax.Array | None) -> j
     """Rounding to whole lengths that are chosen at random, n on average."""
     known = lax.stop_gradient(n)
     low = jnp.floor(known)
-    up = jnp.ceil(known) > low if key is None else jax.random.uniform(key, n.shape) < known - low
+    up = jnp.ceil(known) > low if key is None else jax.random.uniform(key, n.shape, jnp.float32) < known - low
     chosen = low + up.astype(low.dtype)
     y = straight_through(grid.values(x, chosen), x.astype(jnp.float32))
     most = jnp.asarray(grid.limits(x.dtype)[1])
@@ -220,7 +220,7 @@ def _span(x: jax.Array, n: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The smallest weight, the distance of values (1 if all weights are alike), and the levels as floats."""
     x = lax.stop_gradient(x).astype(jnp.float32)
     if not x.size:
-        return jnp.zeros(()), jnp.ones(()), x
+        return jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32), x
     low, high = jnp.min(x), jnp.max(x)
     step = (high - low) / (jnp.exp2(n[0]) - 1)
     step = jnp.where(step > 0, step, 1)

@@ -83,7 +83,7 @@ def quest(
         x = jnp.asarray(x)
         h = _rotate(_axis_last(x.astype(jnp.float32), axis), hadamard)
         if not h.size:
-            return h, h.astype(jnp.int32), jnp.zeros((*h.shape[:-1], 1))
+            return h, h.astype(jnp.int32), jnp.zeros((*h.shape[:-1], 1), jnp.float32)
         known = lax.stop_gradient(h)
         g = traced_clip(bits, fitted(known, None)[0]) if clip is None else clip
         step = 2 * g / (2**bits - 1) * jnp.sqrt(jnp.mean(known * known, -1, keepdims=True))

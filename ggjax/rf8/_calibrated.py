@@ -37,7 +37,7 @@ def encode_all(
     for name, x, axis in zip(names, leaves, axes, strict=True):
         f = state.factors[name]
         # Steps do not count here: the grid has its own, too fine for the weights themselves to matter.
-        p = plan(f, examples, 0.0, jnp.ones(f.view.sizes[0]), DAMPING)
+        p = plan(f, examples, 0.0, jnp.ones(f.view.sizes[0], jnp.float32), DAMPING)
         out.append(_encode(jnp.asarray(x), p.rows, p.columns, f.view, axis=axis, rounding=rounding))
     return out
 

@@ -195,7 +195,11 @@ def _inverse(f: Factors, examples: float) -> tuple[jax.Array, jax.Array]:
 
     def inverse(x: jax.Array, size: int) -> jax.Array:
         x = x * (size / trace).reshape(-1, *(1,) * (x.ndim - 1))
-        return jnp.linalg.inv(x + SAFETY * jnp.eye(size)[None]) if x.ndim == 3 else 1 / (x + SAFETY)
+        return (
+            jnp.linalg.inv(x + SAFETY * jnp.eye(size, dtype=jnp.float32)[None])
+            if x.ndim == 3
+            else 1 / (x + SAFETY)
+        )
 
     scale = jnp.where(total > 0, m * n * examples / trace, 0)
     first = inverse(rows, m)

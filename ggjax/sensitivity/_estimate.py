@@ -130,14 +130,14 @@ def _gradient(
 
     def objective(weights: list[Any]) -> tuple[jax.Array, int]:
         leaves = _outputs.floating(outputs_of(weights))
-        total = jnp.zeros(())
+        total = jnp.zeros((), jnp.float32)
         for x, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
             if output == "logits":
                 label = jax.random.categorical(k, jax.lax.stop_gradient(x))
                 chosen = jnp.take_along_axis(jax.nn.log_softmax(x), label[..., None], -1)
                 total += chosen.sum()
             else:
-                total += jnp.sum(x * jax.random.normal(k, x.shape))
+                total += jnp.sum(x * jax.random.normal(k, x.shape, jnp.float32))
         return total, _outputs.examples_of(leaves, output)
 
     return jax.grad(objective, has_aux=True)(weights)

@@ -48,7 +48,7 @@ def from_second_moments(
         v = f.view.matrices(x.astype(jnp.float32)) * unbiased * batch_size / HALVES
         rows, columns = (jnp.stack([v.sum(axis)] * HALVES) for axis in (2, 1))
         factors[name] = Factors(rows, columns, f.view)
-    return Sensitivity(factors, jnp.full(HALVES, 1 / HALVES), jnp.asarray(HALVES, jnp.int32))
+    return Sensitivity(factors, jnp.full(HALVES, 1 / HALVES, jnp.float32), jnp.asarray(HALVES, jnp.int32))
 
 
 def _is_tree_of_moments(x: Any) -> bool:

@@ -32,7 +32,7 @@ def examples_of(outputs: list[jax.Array], output: Output) -> int:
 
 def divergences(before: list[jax.Array], after: list[jax.Array], output: Output) -> jax.Array:
     """The Kullback-Leibler divergence of outputs, or half their squared error, of each example."""
-    total = jnp.zeros(examples_of(before, output))
+    total = jnp.zeros(examples_of(before, output), jnp.float32)
     for old, new in zip(before, after, strict=True):
         if output == "logits":
             each = _kl(jax.nn.log_softmax(old), jax.nn.log_softmax(new))

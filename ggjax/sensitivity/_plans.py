@@ -75,7 +75,7 @@ def plan(
     """
     b, m, n = f.view.sizes
     if sides == "none":
-        alone = jnp.ones((b, 1, 1))
+        alone = jnp.ones((b, 1, 1), jnp.float32)
         rows, columns = (jnp.zeros((b, k), jnp.int8) for k in (m, n))
         return Plan(alone, alone, rows, columns, jnp.asarray(constant, jnp.float32))
     used = (examples > 0).astype(jnp.float32)
@@ -107,7 +107,7 @@ def _axis(
     added = damping * noise / (1 - noise) + level + LEAST  # (b,)
     if factor.ndim == 2 or not feedback:
         alone = diagonal(factor) + added[:, None]
-        return _Axis(jnp.ones((len(alone), 1, 1)), jnp.sqrt(alone))
+        return _Axis(jnp.ones((len(alone), 1, 1), jnp.float32), jnp.sqrt(alone))
     triangle = jax.vmap(_feedback.factor_of)(factor, added)
     return _Axis(triangle, jnp.diagonal(triangle, axis1=1, axis2=2))
 
@@ -119,7 +119,7 @@ def _of_halves(x: jax.Array, used: jax.Array) -> tuple[jax.Array, jax.Array]:
     factor is where nothing is known.
     """
     axes, size = tuple(range(2, x.ndim)), x.shape[-1]
-    identity = jnp.eye(size) if x.ndim == 4 else jnp.ones(size)
+    identity = jnp.eye(size, dtype=jnp.float32) if x.ndim == 4 else jnp.ones(size, jnp.float32)
 
     def unit(x: jax.Array, traces: jax.Array) -> jax.Array:
         traces = traces.reshape(*traces.shape, *(1,) * len(axes))

@@ -46,7 +46,7 @@ def predict(before: Any, after: Any, state: Sensitivity, *, half: int | None = N
         old, new = (leaf_of(g, name, f.view, what) for g, what in zip(given, ("before", "after"), strict=True))
         change = trees.wide(new) - trees.wide(old)
         leaves[name] = rise(f, change, which) / examples
-    return Prediction(sum(leaves.values(), jnp.zeros(())), leaves)
+    return Prediction(sum(leaves.values(), jnp.zeros((), jnp.float32)), leaves)
 
 
 def rise(f: Factors, change: jax.Array, which: slice) -> jax.Array:

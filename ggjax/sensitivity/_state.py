@@ -95,10 +95,11 @@ def init(
         b, m, n = view.sizes
         matrix = bool(view.rows) and bool(view.columns)
         rows, columns = (
-            jnp.zeros((HALVES, b, d, d) if matrix and d <= max_dim else (HALVES, b, d)) for d in (m, n)
+            jnp.zeros((HALVES, b, d, d) if matrix and d <= max_dim else (HALVES, b, d), jnp.float32)
+            for d in (m, n)
         )
         factors[name] = Factors(rows, columns, view)
-    return Sensitivity(factors, jnp.zeros(HALVES), jnp.zeros((), jnp.int32))
+    return Sensitivity(factors, jnp.zeros(HALVES, jnp.float32), jnp.zeros((), jnp.int32))
 
 
 def update(state: Sensitivity, grads: Any, examples: jax.typing.ArrayLike = 1) -> Sensitivity:

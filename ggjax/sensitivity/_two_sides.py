@@ -111,7 +111,7 @@ def _in_parts(part: _Part, sizes: list[tuple[int, int]], snap: Snap) -> _Done:
         done = _of_columns(own, wide, smaller, snap)
         return lax.dynamic_update_slice_in_dim(errors, done.errors, i, 0), done
 
-    _, done = lax.scan(of_rows, jnp.zeros((r, c)), jnp.arange(0, r, high))
+    _, done = lax.scan(of_rows, jnp.zeros((r, c), jnp.float32), jnp.arange(0, r, high))
     return _Done(*(x.reshape(r, c) for x in done))
 
 
@@ -134,7 +134,7 @@ def _of_columns(part: _Part, wide: int, smaller: list[tuple[int, int]], snap: Sn
         done = _in_parts(own, smaller, snap)
         return lax.dynamic_update_slice_in_dim(sums, done.sums, j, 1), done
 
-    _, done = lax.scan(of_columns, jnp.zeros((r, c)), jnp.arange(0, c, wide))
+    _, done = lax.scan(of_columns, jnp.zeros((r, c), jnp.float32), jnp.arange(0, c, wide))
     return _Done(*(x.swapaxes(0, 1).reshape(r, c) for x in done))
 
 
@@ -163,7 +163,11 @@ def _tile(part: _Part, snap: Snap) -> _Done:
         sums = jnp.where(distance == t - (b - 1), (error + u)[None], sums)
         return errors, sums, levels.at[t].set(level)
 
-    start = jnp.zeros((b, 3 * b - 2)), jnp.zeros((b, b)), jnp.zeros((2 * b - 1, b))
+    start = (
+        jnp.zeros((b, 3 * b - 2), jnp.float32),
+        jnp.zeros((b, b), jnp.float32),
+        jnp.zeros((2 * b - 1, b), jnp.float32),
+    )
     errors, sums, levels = lax.fori_loop(0, 2 * b - 1, antidiagonal, start)
     return _Done(_by_rows(levels), errors[::-1, b - 1 : 2 * b - 1], sums.T[::-1])
 

@@ -87,7 +87,7 @@ def shrink(
     shrunk = wide_u - sign * step
     if clamp:
         lost = _rounding(shrunk, u.dtype) + _rounding(size, dtype)
-        stops = (step > 0) & (size - step <= lost)
+        stops = (step > 0) & (size - step <= lost) & (size < jnp.inf)  # an infinite update is let through
         shrunk = jnp.where(stops, _stop(wide_theta, sign, theta.dtype, u.dtype), shrunk)
     return jnp.where(moves if move_idle else moves & (u != 0), shrunk.astype(u.dtype), u)
 

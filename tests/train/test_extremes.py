@@ -85,3 +85,13 @@ def test_the_penalty_leaves_out_what_no_law_fits(fill):
     value, slope = jax.jit(jax.value_and_grad(ggjax.rate.penalty))(params)
     np.testing.assert_allclose(value, ggjax.rate.penalty(w), rtol=1e-6)
     assert np.isfinite(slope["w"]).all() and not slope["scores"].any()
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+def test_an_infinite_update_stays_to_be_seen(clamp):
+    """By optax.apply_if_finite, say: a weight that has run away is not one to stop at zero."""
+    tx = ggjax.backslash(strength=0.02, learning_rate=0.1, clamp=clamp, gg_shape=0.5)
+    params = {"kernel": jnp.array([[0.5, -0.3], [0.2, 0.1]])}
+    updates = {"kernel": jnp.array([[jnp.inf, -jnp.inf], [0.01, jnp.nan]])}
+    found = np.isfinite(tx.update(updates, tx.init(params), params)[0]["kernel"])
+    np.testing.assert_array_equal(found, [[False, False], [True, False]])

@@ -120,8 +120,8 @@ def _grouped(q: LevelArray, groups: Groups) -> Matrices:
         decode = _decode_bytes if q.is_packed else _matrices.as_they_are
         return Matrices((levels,), rows, columns, patches, decode, cut, exact=levels.dtype.itemsize == 1)
     b, m, n = (math.prod(shape[a] for a in group) for group in groups)
-    rows = jnp.ones((b, m)) if rows is None else rows
-    columns = jnp.ones((b, n)) if columns is None else columns
+    rows = jnp.ones((b, m), jnp.float32) if rows is None else rows
+    columns = jnp.ones((b, n), jnp.float32) if columns is None else columns
     rows = _matrices.apart(rows / limit[:, None], cut)  # (P, b, m / P)
     arrays = (levels, *(r[..., None] for r in rows), columns[:, None])
     decode = _decode_limited_bytes if q.is_packed else _decode_limited
