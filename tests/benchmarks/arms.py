@@ -18,7 +18,8 @@ better than Adam.
 
 A training takes two to three minutes on one core, and as many run side by side as --workers says. Each uses
 one thread, so that its result does not depend on how many cores there are. Results are kept in a folder, so
-that the command can be stopped and started again. What is printed goes to tests/benchmarks/arms.json as well.
+that the command can be stopped and started again. What is printed goes to tests/benchmarks/arms.json as well,
+which --print prints.
 """
 
 import argparse
@@ -264,7 +265,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="file to write (default: arms.json; none with --quick)")
     parser.add_argument("--workers", type=int, default=2, help="trainings side by side (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few trials: does it run at all?")
+    parser.add_argument("--print", action="store_true", help="print the file, and train nothing")
     args = parser.parse_args(argv)
+    if args.print:
+        print(arms_report.show(json.loads((args.out or Path(__file__).with_suffix(".json")).read_text())))
+        return
     settings, arms, seeds = _training.FULL, {"init": INITS, "decay": DECAYS, "strength": STRENGTHS}, SEEDS
     if args.quick:
         settings = QUICK

@@ -14,6 +14,8 @@ def test_quick_runs_and_resumes(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "arms.json").read_text())
     assert printed.strip() == arms_report.show(found).strip()
+    arms.main(["--print", "--out", str(tmp_path / "arms.json")])
+    assert capsys.readouterr().out == printed
     assert {"glorot", "init", "backslash"} <= {row["arm"] for row in found["table"]}
     assert [t["init"] for t in found["trials"][:2]] == [1.0, 0.5]
     runs = sorted((tmp_path / "cache").iterdir())
