@@ -13,8 +13,8 @@ EXTRAS = "haiku|equinox|orbax"
 
 
 def test_every_recipe_is_short_and_followed_by_what_it_prints():
-    assert [code for code, _ in PROGRAMS] == programs.blocks(RECIPES, "python") and len(PROGRAMS) == 9
-    assert all(len([x for x in code.splitlines() if x]) <= 15 for code, _ in PROGRAMS)
+    assert [code for code, _ in PROGRAMS] == programs.blocks(RECIPES, "python") and len(PROGRAMS) == 10
+    assert all(len([x for x in code.splitlines() if x]) <= 22 for code, _ in PROGRAMS)
 
 
 @pytest.mark.parametrize(("code", "printed"), PROGRAMS, ids=range(len(PROGRAMS)))
