@@ -8,7 +8,8 @@ import optax
 import pytest
 from flax import nnx
 
-from ggjax import masks
+import ggjax
+from ggjax import baselines, codec, masks, rate, rf8, sensitivity, train
 from ggjax._internal import trees
 
 KEY = jax.random.key(0)
@@ -109,3 +110,33 @@ def test_in_optax_masked_only_kernels_decay(kind):
     for (path, u), p in zip(paths, jax.tree.leaves(params), strict=True):
         want = 0.1 * p if "kernel" in trees.leaf_name(path) else 0 * p
         np.testing.assert_allclose(u, want, rtol=1e-6)
+
+
+BY_NAME = {
+    "rate.bits": lambda p, m: rate.bits(p, step=0.1, mask=m),
+    "penalty": lambda p, m: train.penalty(p, mask=m),
+    "rf8": lambda p, m: rf8.tree_encode(p, mask=m),
+    "deepshape": lambda p, m: ggjax.deepshape(p, mask=m)[0],
+    "sensitivity": lambda p, m: sensitivity.init(p, mask=m),
+    "entquant": lambda p, m: baselines.entquant(p, 0.1, mask=m),
+    "resident": lambda p, m: codec.resident(p, bits=8, mask=m),
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_kernels_are_selected_by_name_too_and_other_names_are_refused(name):
+    params = {"kernel": jax.random.normal(KEY, (16, 16)), "bias": jnp.ones(16)}
+    expected = BY_NAME[name](params, masks.kernels)
+    jax.tree.map(np.testing.assert_array_equal, BY_NAME[name](params, "kernels"), expected)
+    with pytest.raises(ValueError, match="'kernles'"):
+        BY_NAME[name](params, "kernles")
+
+
+@pytest.mark.parametrize("mask", [{"kernel": True, "bias": False}, "kernels", masks.kernels])
+def test_states_with_any_mask_are_mapped_by_optax(mask):
+    """optax.tree_map_params makes a state of no parameters, which fits no tree of bools."""
+    tx = optax.chain(optax.adam(1e-3), ggjax.backslash(100.0, mask=mask))
+    state = tx.init({"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)})
+    mapped = optax.tree_map_params(tx, lambda x: x + 1, state)
+    np.testing.assert_array_equal(optax.tree.get(mapped, "mu")["kernel"], 1)
+    assert int(mapped[1].count) == 0

@@ -14,7 +14,8 @@ import numpy as np
 
 PyTree: TypeAlias = Any
 Mask: TypeAlias = PyTree | Callable[[PyTree], PyTree] | None
-"""Which leaves to select: a tree of bools, a prefix of one, a function from the tree to one, or None (all)."""
+"""Which leaves to select: a tree of bools, a prefix of one, a function from the tree to one, "kernels" (those
+that ``ggjax.masks.kernels`` selects), or None (all)."""
 
 
 class Flat(NamedTuple):
@@ -112,8 +113,9 @@ def flatten(tree: PyTree, mask: Mask = None, *, needs_weights: bool = True) -> F
 
 
 def _resolve_mask(tree: PyTree, mask: Mask, names: list[str]) -> list[bool]:
-    if mask is None:
+    if mask is None or not names:  # a tree without leaves, as optax.tree_map_params has them, fits any mask
         return [True] * len(names)
+    mask = named_mask(mask) if isinstance(mask, str) else mask
     mask = mask(tree) if _is_function(mask) else mask
     try:
         chosen = jax.tree.leaves(jax.tree.broadcast(mask, tree))
@@ -123,6 +125,15 @@ def _resolve_mask(tree: PyTree, mask: Mask, names: list[str]) -> list[bool]:
         if not isinstance(c, (bool, np.bool_)):
             raise TypeError(f"mask at leaf {name!r}: expected a bool, got {c!r}")
     return [bool(c) for c in chosen]
+
+
+def named_mask(mask: str) -> Callable[[PyTree], PyTree]:
+    """The mask of a name; raises ValueError for one that there is not."""
+    if mask != "kernels":
+        raise ValueError(f'mask must be "kernels", a tree of bools or a function to one, got {mask!r}')
+    from ggjax import masks  # which is built on this module
+
+    return masks.kernels
 
 
 def _is_function(mask: Any) -> bool:

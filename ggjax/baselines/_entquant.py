@@ -87,7 +87,7 @@ def _scales(x: jax.Array, rate_weight: jax.Array, *, axis: int, most: int) -> ja
     top = jnp.max(jnp.abs(w), 1, keepdims=True, initial=0)
     top = jnp.where(top > 0, top, 1)
     whole = jnp.sum(jnp.abs(w))
-    whole, size = jnp.where(whole > 0, whole, 1), max(w.size, 1)
+    whole, size = jnp.where(whole > 0, whole, 1), float(max(w.size, 1))
 
     def objective(scale: jax.Array) -> jax.Array:
         """Each row's part of the sum, (m, 1), at these scales (m, 1)."""

@@ -128,7 +128,7 @@ def epr(
             x = straight_through(jnp.round(x), x) if noise is None else x + noise
             bits = logistic_bits(x, jnp.exp(p[0])) if prior == "logistic" else gg_bits(x, *jnp.exp(p))
             total = total + jnp.sum(bits)
-        return total / max(trees.size([x for x, _ in leaves]), 1)
+        return total / float(max(trees.size([x for x, _ in leaves]), 1))
 
     def freeze(latent: EPRLatent) -> Frozen:
         flat, leaves = leaves_of(latent)

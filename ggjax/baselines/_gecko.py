@@ -145,14 +145,14 @@ def gecko_bits(params: Any, mode: Mode = "delta", *, mask: Mask = "kernels") -> 
         check_format(name, x)
         raw = (1 + format_bits(x.dtype)[0]) * x.size
         total = total + float(raw) + _size(exponents_of(x), mode).astype(jnp.float32)
-    return total / max(trees.size([x for _, x in leaves]), 1)
+    return total / float(max(trees.size([x for _, x in leaves]), 1))
 
 
 @functools.partial(jax.jit, static_argnames="mode")
 def _size(exponents: jax.Array, mode: Mode) -> jax.Array:
     bases, rows = _rows(exponents, mode)
     lengths = _lengths(_widths(rows), mode)
-    fixed = 8 * bases.size + _WIDTH_BITS * lengths.size
+    fixed = float(8 * bases.size + _WIDTH_BITS * lengths.size)
     return fixed + jnp.sum((8 * lengths).astype(jnp.float32))
 
 

@@ -122,11 +122,12 @@ def learned_bits(
     def rate(latent: BitsLatent, key: jax.Array | None = None) -> jax.Array:
         del key
         _, leaves = pairs(latent)
-        counts = [x.size if share == "elements" else 1 for x, _ in leaves]
+        # Floats: an integer beyond 2^31 is too large for an array's arithmetic.
+        counts = [float(x.size) if share == "elements" else 1.0 for x, _ in leaves]
         lengths = [
             c * (grid.other_bits(x.dtype) + jnp.sum(n)) for c, (x, n) in zip(counts, leaves, strict=True)
         ]
-        return sum(lengths, jnp.zeros((), jnp.float32)) / max(sum(counts), 1)
+        return sum(lengths, jnp.zeros((), jnp.float32)) / max(sum(counts), 1.0)
 
     def freeze(latent: BitsLatent) -> Frozen:
         flat, leaves = pairs(latent)

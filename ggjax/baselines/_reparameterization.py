@@ -5,7 +5,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 
-from ggjax import masks
 from ggjax._internal import trees
 
 Mask: TypeAlias = trees.Mask | Literal["kernels"]
@@ -42,10 +41,6 @@ def flatten(params: Any, mask: Mask, *, finite: bool = True) -> trees.Flat:
     Raises:
       ValueError: no floating leaf, a mask that does not fit, or a NaN or infinite weight (where it is known).
     """
-    if isinstance(mask, str):
-        if mask != "kernels":
-            raise ValueError(f'mask must be "kernels", a tree of bools or a function to one, got {mask!r}')
-        mask = masks.kernels
     flat = trees.flatten(params, mask)
     if finite:
         trees.check_finite(flat.weight_names(), flat.weights())

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from ggjax import masks
 from ggjax._internal import trees
 from ggjax.codec import _calibrated, _options
 from ggjax.codec._compressed import Compressed
@@ -202,9 +201,7 @@ def _chosen(params: Any, given: Options, mask: Any) -> tuple[trees.Flat, list[bo
     if not isinstance(mask, str):
         flat = trees.flatten(params, mask, needs_weights=False)
         return flat, [True] * len(flat.weights())
-    if mask != "kernels":
-        raise ValueError(f'mask must be "kernels", a tree of bools or a function to one, got {mask!r}')
     flat = trees.flatten(params, None, needs_weights=False)
-    kernels = trees.flatten(params, masks.kernels, needs_weights=False).selected
+    kernels = trees.flatten(params, mask, needs_weights=False).selected
     lossless = given.kind == "lossless"
     return flat, [lossless or k for k, s in zip(kernels, flat.selected, strict=True) if s]

@@ -77,8 +77,8 @@ def _check_flags_and_mask(mask: Any, flags: dict[str, Any]) -> None:
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise TypeError(f"{name} must be a bool, got {flag!r}")
-    if isinstance(mask, str) and mask != "kernels":
-        raise ValueError(f'mask must be "kernels", a tree of bools or a function to one, got {mask!r}')
+    if isinstance(mask, str):
+        trees.named_mask(mask)
     if mask is False or isinstance(mask, (jax.Array, np.ndarray)):
         # optax.inject_hyperparams takes a function for a schedule, and passes on what it gives for a count.
         raise TypeError(

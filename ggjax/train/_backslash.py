@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ggjax import masks
 from ggjax._internal import pack, trees
 from ggjax.train import _arguments, _law, _packs, _select, _step
 
@@ -150,8 +149,6 @@ def backslash(
     """
     flags = {"per_leaf": per_leaf, "clamp": clamp, "move_idle": move_idle}
     _arguments.check(rate_weight, strength, learning_rate, eps, gg_shape, estimate_every, mask, **flags)
-    if isinstance(mask, str):
-        mask = masks.kernels
     at_every_update = not isinstance(estimate_every, jax.Array) and estimate_every == 1
     form = {"clamp": clamp, "move_idle": move_idle, "special_nu": _arguments.special(gg_shape)}
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from ggjax import masks
 from ggjax._internal import trees
 from ggjax.train import _law, _packs
 
@@ -43,7 +42,7 @@ def penalty(
     trees.check_positive("eps", eps)
     if gg_shape is not None:
         trees.check_positive("gg_shape", gg_shape)
-    flat = trees.flatten(params, masks.kernels if isinstance(mask, str) else mask)
+    flat = trees.flatten(params, mask)
     trees.check_finite(flat.weight_names(), flat.weights())
     return _penalty(flat.weights(), eps, gg_shape)
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ggjax import masks
 from ggjax._internal import pack, trees
 from ggjax.train import _arguments, _dual, _law, _measure, _packs, _select, _step, _steps
 
@@ -121,8 +120,6 @@ def backslash_to_rate(
     _arguments.check_to_rate(
         target_bits, step, learning_rate, start, eps, mask, per_leaf=per_leaf, move_idle=move_idle
     )
-    if isinstance(mask, str):
-        mask = masks.kernels
 
     def init_fn(params: optax.Params) -> BackSlashToRateState:
         flat = trees.flatten(params, mask, needs_weights=False)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ggjax import masks, rf8
+from ggjax import rf8
 from ggjax._internal import names, trees
 from ggjax.codec._compressed import Blocks, Compressed, is_coded
 from ggjax.codec._decompress import decompress
@@ -162,7 +162,5 @@ def _sliceable(numbers: Any, view: View) -> Any:
 
 def _chosen(tree: Any, mask: Any) -> list[bool]:
     """Which leaves are floats that are to be rounded."""
-    if isinstance(mask, str) and mask != "kernels":
-        raise ValueError(f'mask must be "kernels", a tree of bools or a function to one, got {mask!r}')
     floats = jax.tree.map(lambda x: 0 if _is_leaf(x) else x, tree, is_leaf=_is_leaf)
-    return trees.flatten(floats, masks.kernels if mask == "kernels" else mask, needs_weights=False).selected
+    return trees.flatten(floats, mask, needs_weights=False).selected
