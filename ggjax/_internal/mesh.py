@@ -47,15 +47,15 @@ def elementwise(f: Callable[..., jax.Array], x: jax.Array, *rest: Any) -> jax.Ar
     return f(x, *rest) if sharding is None else _auto(f, sharding, sharding, x, *rest)
 
 
-def reduce(f: Callable[..., jax.Array], x: jax.Array, *rest: Any) -> jax.Array:
-    """``f(x, *rest)`` for an f that gives a small array of any shape (a histogram, say), replicated."""
+def reduce(f: Callable[..., Any], x: jax.Array, *rest: Any) -> Any:
+    """``f(x, *rest)`` for an f that gives small arrays of any shape (a histogram, say), replicated."""
     sharding = explicit_sharding(x)
     if sharding is None:
         return f(x, *rest)
     return _auto(f, sharding, NamedSharding(sharding.mesh, P()), x, *rest)
 
 
-def _auto(f: Callable[..., jax.Array], given: NamedSharding, out: NamedSharding, *args: Any) -> jax.Array:
+def _auto(f: Callable[..., Any], given: NamedSharding, out: NamedSharding, *args: Any) -> Any:
     inside: Any = jax.sharding.auto_axes(f, axes=given.mesh.axis_names, out_sharding=out)
     return inside(*args)
 

@@ -92,6 +92,10 @@ def bitwave_update(
         raise ValueError(f"decay must be below 1, got {decay!r}")
     if jnp.shape(loss) != ():
         raise ValueError(f"loss must be a scalar, got an array of shape {jnp.shape(loss)}")
+    if jnp.shape(learning_rate_changed) != ():
+        raise ValueError(
+            f"learning_rate_changed must be a scalar, got an array of shape {jnp.shape(learning_rate_changed)}"
+        )
     loss = jnp.asarray(loss).astype(jnp.float32)
     sound = jnp.isfinite(loss)
     known = ~jnp.isnan(state.average)

@@ -1,6 +1,7 @@
 """EntQuant: 8-bit levels that are cheap to entropy-code, without data."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -83,7 +84,7 @@ def _round(x: jax.Array, rate_weight: jax.Array, axis: int, most: int) -> tuple[
 def _scales(x: jax.Array, rate_weight: jax.Array, *, axis: int, most: int) -> jax.Array:
     """The scale of every row, (m,)."""
     rows = jnp.moveaxis(x, axis, 0) if _has(x, axis) else x.reshape(1, -1)
-    w = rows.reshape(rows.shape[0], -1)
+    w = rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))
     top = jnp.max(jnp.abs(w), 1, keepdims=True, initial=0)
     top = jnp.where(top > 0, top, 1)
     whole = jnp.sum(jnp.abs(w))

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from ggjax._internal import trees
+from ggjax._internal import mesh, trees
 from ggjax.baselines._float_format import check_format, exponents_of, format_bits
 from ggjax.baselines._reparameterization import Mask, flatten
 
@@ -61,7 +61,7 @@ def gecko_encode(exponents: ArrayLike, mode: Mode = "delta") -> GeckoCode:
     [125, 126, 0, 255]
     """
     _check(exponents, mode)
-    return _encode(jnp.asarray(exponents), mode)
+    return mesh.reduce(functools.partial(_encode, mode=mode), jnp.asarray(exponents))
 
 
 @functools.partial(jax.jit, static_argnames="mode")
@@ -144,7 +144,11 @@ def gecko_bits(params: Any, mode: Mode = "delta", *, mask: Mask = "kernels") -> 
     for name, x in leaves:
         check_format(name, x)
         raw = (1 + format_bits(x.dtype)[0]) * x.size
-        total = total + float(raw) + _size(exponents_of(x), mode).astype(jnp.float32)
+        exponents = exponents_of(x)
+        if mode == "bias":  # of float16 it is another one
+            exponents = exponents + jnp.uint8(_BIAS + 1 - 2 ** (format_bits(x.dtype)[1] - 1))
+        size = mesh.reduce(functools.partial(_size, mode=mode), exponents)
+        total = total + float(raw) + size.astype(jnp.float32)
     return total / float(max(trees.size([x for _, x in leaves]), 1))
 
 

@@ -67,9 +67,10 @@ def learned_bits(
     - In the end lengths are rounded up (``freeze``). To train on at whole lengths, take ``round_up`` and give
       the field ``lengths`` the transform ``optax.set_to_zero()``.
 
-    Ours: the range of exponents (see ``round_floats``); lengths stay in their range since no gradient takes
-    them out of it (mantissa 0 to 23, or the dtype's; exponent 1 to 8; uniform 1 to 16), where the papers clip
-    them after every update; with two lengths, each is chosen by itself; activations are not our concern.
+    Ours: the range of exponents (see ``round_floats``); lengths are clipped to their range (mantissa 0 to 23,
+    or the dtype's; exponent 1 to 8; uniform 1 to 16) where they are used, and no gradient takes them out of it
+    (momentum may carry those in the latent a little further), where the papers clip them after every update;
+    with two lengths, each is chosen by itself; activations are not our concern.
 
     Args:
       format: "mantissa", "float" or "uniform".
@@ -145,7 +146,7 @@ def round_up(latent: BitsLatent) -> BitsLatent:
     >>> round_up(BitsLatent(jnp.ones(2), jnp.array([2.25]))).lengths.tolist()
     [3.0]
     """
-    return latent._replace(lengths=jax.tree.map(jnp.ceil, latent.lengths))
+    return latent._replace(lengths=jax.tree.map(lambda n: jnp.ceil(jnp.maximum(n, 0)), latent.lengths))
 
 
 @jax.custom_vjp

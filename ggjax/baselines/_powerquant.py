@@ -44,6 +44,8 @@ def power_quant(params: Any, bits: int, *, exponent: float | None = None, mask: 
     check_whole("bits", bits, 2, 16)
     if exponent is not None:
         trees.check_positive("exponent", exponent)
+        if np.ndim(exponent):
+            raise ValueError(f"exponent must be one number, got an array of shape {np.shape(exponent)}")
     flat = flatten(params, mask)
     rounded = [_round(jnp.asarray(x), exponent, most=2 ** (int(bits) - 1) - 1) for x in flat.weights()]
     weights, levels = ([r[i] for r in rounded] for i in range(2))

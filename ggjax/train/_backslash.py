@@ -72,6 +72,10 @@ def backslash(
         value grows with the number of weights: 2e3 suits about 10^8 of them (a step of 2e-5), and destroys a
         model of 10^5 weights in ten updates. See also ``follow_learning_rate``.
 
+    A nu above 2, of weights that are more even than a Gaussian's, pulls at large weights harder than in
+    proportion to their size. Where gradients have no noise (full batches) that can gather weights at one size,
+    which is fitted by a larger nu still, up to 3. If ``shape_in_use`` stays above 2, give gg_shape=1 or 2.
+
     Which weights? By default those that ``ggjax.masks.kernels`` selects: nu is fitted to them, n counts them,
     and they alone are moved. The code published with the paper takes every parameter of the model, biases and
     the scales of normalization layers too. Those are few and do not follow the law of the kernels (scales lie

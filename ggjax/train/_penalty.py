@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from ggjax._internal import trees
+from ggjax._internal import mesh, trees
 from ggjax.train import _law, _packs
 
 
@@ -33,8 +33,9 @@ def penalty(
       A float32 scalar (float64 for float64 leaves); 0 when there are no weights.
 
     Raises:
-      ValueError: eps or gg_shape is not positive, no floating leaf, a mask that does not fit, or (outside
-        jit) a NaN or infinite weight. A leaf that cannot be fitted, as ``backslash`` defines it, is left out.
+      ValueError: eps or gg_shape is not positive, no floating leaf, a mask that does not fit, weights that
+        ``jax.shard_map`` has split, or (outside jit) a NaN or infinite weight. A leaf that cannot be fitted, as
+        ``backslash`` defines it, is left out.
 
     >>> float(penalty({"w": jnp.array([-1.0, 3.0])}, gg_shape=2.0))
     10.0
@@ -44,6 +45,12 @@ def penalty(
         trees.check_positive("gg_shape", gg_shape)
     flat = trees.flatten(params, mask)
     trees.check_finite(flat.weight_names(), flat.weights())
+    for name, x in zip(flat.weight_names(), flat.weights(), strict=True):
+        if mesh.varies(x):
+            raise ValueError(
+                f"leaf {name!r} is split over the mesh axes {sorted(mesh.varies(x))} inside shard_map, so that "
+                "one device sees only a part of it: take the penalty outside of shard_map"
+            )
     return _penalty(flat.weights(), eps, gg_shape)
 
 

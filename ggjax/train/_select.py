@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from ggjax._internal import trees
 
@@ -25,7 +26,8 @@ def select(params: Any, updates: Any, mask: trees.Mask) -> tuple[trees.Flat, tre
         raise ValueError(NO_PARAMS)
     flat = trees.flatten(params, mask, needs_weights=False)
     steps = flat.treedef.flatten_up_to(updates)
-    selected = [s and u is not None for s, u in zip(flat.selected, steps, strict=True)]
+    given = [u is not None and not isinstance(u, optax.MaskedNode) for u in steps]
+    selected = [s and g for s, g in zip(flat.selected, given, strict=True)]
     flat = flat._replace(selected=selected)
     return flat, flat._replace(leaves=steps)
 

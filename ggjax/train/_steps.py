@@ -19,14 +19,24 @@ def check(step: Any) -> None:
     """Raise a ValueError or TypeError that names the step, or the leaf of it, that cannot be used."""
     if is_tree(step):
         for path, value in jax.tree_util.tree_flatten_with_path(step)[0]:
-            trees.check_positive(f"step of leaf {trees.leaf_name(path)!r}", value)
+            _check(f"step of leaf {trees.leaf_name(path)!r}", value)
         return
-    trees.check_positive("step", step)
+    _check("step", step)
     if np.ndim(step):
         raise ValueError(
             f"step must be one number or a tree of steps like the parameters, got an array of shape "
             f"{np.shape(step)}"
         )
+
+
+LEAST = 1e-15
+"""Weights in units of a smaller step have squares that float32 cannot hold."""
+
+
+def _check(name: str, value: Any) -> None:
+    trees.check_positive(name, value)
+    if trees.is_concrete(value) and np.any(np.asarray(value) < LEAST):
+        raise ValueError(f"{name} must be {LEAST:g} or more, got {value!r}")
 
 
 def is_tree(step: Any) -> bool:

@@ -40,10 +40,10 @@ def apply_updates_stochastic(params: optax.Params, updates: optax.Updates, key: 
 
 
 def _add(p: Any, u: Any, key: jax.Array) -> Any:
-    if p is None or u is None or jnp.result_type(u) == jax.dtypes.float0:
+    if p is None or u is None or isinstance(u, optax.MaskedNode) or jnp.result_type(u) == jax.dtypes.float0:
         return p
     if not trees.is_weight(p):
-        odd = jnp.issubdtype(jnp.result_type(p), np.floating)  # of too few bits to be added to
+        odd = hasattr(p, "dtype") and jnp.issubdtype(p.dtype, np.floating)  # of too few bits to be added to
         return p if odd else optax.apply_updates(p, u)
     if jnp.finfo(p.dtype).bits < 32:
         return _add_at_random(p, u, key)

@@ -56,8 +56,10 @@ def backslash_to_rate(
     the step, take more bits than asked, and lowered while they take fewer. The bits are measured at every
     update in closed form, from sums over the weights that are taken in the same pass as BackSlash's own. They
     are the entropy that ``ggjax.rate.bits(params, step)`` counts, to about 1 % up to 4 bits, and up to 5 % too
-    high at 8 bits. (The law of all weights alone, "gg_closed_form", can be off by a factor of 2 and more, since
-    BackSlash gathers weights at zero.)
+    high at 8 bits, for weights that lie about zero in leaves of like spread. Where leaves differ much in their
+    spread they are up to 10 % off, and weights far from zero take fewer bits than they tell. (The law of all
+    weights alone, "gg_closed_form", can be off by a factor of 2 and more, since BackSlash gathers weights at
+    zero.)
 
     What can be asked? The step sets how finely the weights are rounded after the training, and with it the
     bits that they take without BackSlash: one bit less for a step twice as large. Ask for fewer bits than that
@@ -65,12 +67,13 @@ def backslash_to_rate(
     for more bits than the weights take anyway, the pull dies away, and the training is that of the optimizer
     alone.
 
-    The bits follow the learning rate: where that has gone to 0, nothing moves, and the strength stays. The
-    target is usually reached in the first half of a training, and then held. A training that is too short to
-    reach it (weights move by about the learning rate at each update of Adam's) ends above it: look at ``bits``
-    in the state. Adam and its kin suit best, whose steps are about the learning rate. With another optimizer,
-    pass the size of its typical steps instead of its learning rate, or see that the target is reached: the pull
-    is never stronger than 10 times the learning rate.
+    The bits follow the learning rate: where that has gone to 0, nothing moves (the strength may, to no effect).
+    The target is usually reached in the first half of a training, and then held. A training that is too short
+    to reach it (weights move by about the learning rate at each update of Adam's) ends above it: look at
+    ``bits`` in the state. Adam and its kin suit best, whose steps are about the learning rate. With another
+    optimizer, pass the size of its typical steps instead of its learning rate, or see that the target is
+    reached: the pull is never stronger than 10 times the learning rate. What ``backslash`` says of a nu that
+    stays above 2 holds here too, and the bits are then told too high.
 
     Args:
       target_bits: bits per parameter, positive; a number, scalar array or schedule of the update count.

@@ -73,3 +73,14 @@ def test_wrong_arguments():
         baselines.bitwave_update(state, jnp.ones(2))
     with pytest.raises(ValueError, match="bits must be a whole number .*got 2.5"):
         baselines.bitwave_init(2.5)
+
+
+def test_a_change_of_the_learning_rate_is_one():
+    with pytest.raises(ValueError, match="learning_rate_changed must be a scalar"):
+        baselines.bitwave_update(baselines.bitwave_init(7), 1.0, learning_rate_changed=jnp.array([True]))
+
+
+def test_infinite_weights_stay_what_they_are_under_jit():
+    w = jnp.array([[1.3, jnp.inf, -jnp.inf, jnp.nan]])
+    found = jax.jit(lambda w: baselines.round_floats({"w": w}, 3))(w)["w"]
+    np.testing.assert_array_equal(found, [[1.25, np.inf, -np.inf, np.nan]])

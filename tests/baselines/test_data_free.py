@@ -155,3 +155,14 @@ def test_wrong_arguments():
     ]:
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0,)])
+def test_empty_leaves(shape):
+    params = {"w": jnp.ones((4, 4)), "empty": jnp.ones(shape)}
+    assert baselines.entquant(params, 0.1, mask=None).weights["empty"].shape == shape
+
+
+def test_one_exponent_for_all():
+    with pytest.raises(ValueError, match=r"exponent must be one number, got an array of shape \(2,\)"):
+        baselines.power_quant({"w": jnp.ones((2, 2))}, 4, exponent=jnp.array([0.5, 1.0]))

@@ -92,3 +92,22 @@ def test_wrong_arguments():
         baselines.gecko_decode(baselines.gecko_encode(jnp.zeros(3, jnp.uint8)), (65,))
     with pytest.raises(ValueError, match="leaf 'w': expected float32, bfloat16 or float16, got float8_e4m3fn"):
         baselines.gecko_bits({"w": jnp.ones((2, 2), jnp.float8_e4m3fn)})
+
+
+@pytest.mark.parametrize("mode", ["delta", "bias", "block_max"])
+def test_shards_on_an_explicit_mesh_are_coded_as_the_whole(mode):
+    w = jax.random.normal(jax.random.key(0), (16, 24))
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    spread = jax.device_put(w, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x")))
+    assert float(baselines.gecko_bits({"w": spread}, mode)) == float(baselines.gecko_bits({"w": w}, mode))
+    exponents = jnp.arange(160, dtype=jnp.uint8).reshape(16, 10)
+    spread = jax.device_put(exponents, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x")))
+    code, whole = (baselines.gecko_encode(x, mode) for x in (spread, exponents))
+    jax.tree.map(np.testing.assert_array_equal, code, whole)
+
+
+def test_the_bias_is_that_of_the_dtype():
+    w = jnp.float16(0.1) * jax.random.normal(jax.random.key(0), (64, 64), jnp.float16)
+    w = jnp.where(jnp.abs(w) < 1e-4, jnp.float16(0.1), w)  # no subnormal ones, which float32 does not have here
+    found, wide = (baselines.gecko_bits({"w": x}, "bias") for x in (w, w.astype(jnp.float32)))
+    assert float(found) == pytest.approx(float(wide) - 13)  # bits of the mantissa

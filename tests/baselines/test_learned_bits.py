@@ -183,3 +183,9 @@ def test_wrong_arguments():
         with pytest.raises(ValueError, match=words):
             baselines.round_floats({"w": jnp.ones((2, 2))}, n, e)
     assert np.isnan(jax.jit(lambda p: baselines.round_floats(p, 1))({"w": jnp.full((1, 1), jnp.nan)})["w"])
+
+
+def test_lengths_that_momentum_has_carried_on_are_rounded_to_what_there_is():
+    latent = made(MANTISSA, [-0.9])
+    np.testing.assert_array_equal(baselines.round_up(latent).lengths["w"], [0])
+    assert float(MANTISSA.rate(latent)) == float(MANTISSA.rate(made(MANTISSA, [0.0])))

@@ -91,3 +91,13 @@ def test_clamped_weights_stop_at_zero_exactly(dtype):
     assert (np.asarray(new) * led_to >= 0).all()
     reached = np.abs(led_to) < 0.9 * 20 / 64**2
     assert reached.any() and not np.asarray(new)[reached].any()
+
+
+def test_a_masked_update_of_a_weight_is_left_out():
+    params = {"kernel": jnp.ones((2, 3)), "other": {"kernel": jnp.ones((3, 4))}}
+    tx = ggjax.backslash(1.0)
+    updates = {"kernel": optax.MaskedNode(), "other": {"kernel": jnp.full((3, 4), 0.1)}}
+    found, state = tx.update(updates, tx.init(params), params)
+    assert isinstance(found["kernel"], optax.MaskedNode)
+    assert state.fitted.tolist() == [False, True]
+    assert (found["other"]["kernel"] < 0.1).all()

@@ -84,3 +84,10 @@ def test_floats_of_eight_bits_are_right_on_average(dtype, start):
         assert len(values) <= 2
         spread = max(np.ptp(values), 1e-9)
         assert abs(np.asarray(new, np.float64).mean() - (start + update)) < 5 * spread / 20_000**0.5 + 1e-7
+
+
+def test_numbers_of_python_are_updated_and_masked_updates_left_out():
+    params, updates = {"s": 0.5, "w": jnp.ones(3)}, {"s": jnp.float32(0.25), "w": optax.MaskedNode()}
+    found = ggjax.apply_updates_stochastic(params, updates, jax.random.key(0))
+    assert float(found["s"]) == 0.75
+    np.testing.assert_array_equal(found["w"], 1)
