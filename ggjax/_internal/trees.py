@@ -113,9 +113,9 @@ def flatten(tree: PyTree, mask: Mask = None, *, needs_weights: bool = True) -> F
 
 
 def _resolve_mask(tree: PyTree, mask: Mask, names: list[str]) -> list[bool]:
+    mask = named_mask(mask) if isinstance(mask, str) else mask
     if mask is None or not names:  # a tree without leaves, as optax.tree_map_params has them, fits any mask
         return [True] * len(names)
-    mask = named_mask(mask) if isinstance(mask, str) else mask
     mask = mask(tree) if _is_function(mask) else mask
     try:
         chosen = jax.tree.leaves(jax.tree.broadcast(mask, tree))

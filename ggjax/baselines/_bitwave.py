@@ -90,12 +90,9 @@ def bitwave_update(
     trees.check_not_negative("decay", decay)
     if trees.is_concrete(decay) and decay >= 1:
         raise ValueError(f"decay must be below 1, got {decay!r}")
-    if jnp.shape(loss) != ():
-        raise ValueError(f"loss must be a scalar, got an array of shape {jnp.shape(loss)}")
-    if jnp.shape(learning_rate_changed) != ():
-        raise ValueError(
-            f"learning_rate_changed must be a scalar, got an array of shape {jnp.shape(learning_rate_changed)}"
-        )
+    for name, value in (("loss", loss), ("learning_rate_changed", learning_rate_changed)):
+        if jnp.shape(value) != ():
+            raise ValueError(f"{name} must be a scalar, got an array of shape {jnp.shape(value)}")
     loss = jnp.asarray(loss).astype(jnp.float32)
     sound = jnp.isfinite(loss)
     known = ~jnp.isnan(state.average)

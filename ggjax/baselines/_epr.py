@@ -124,8 +124,10 @@ def epr(
             if prior == "log_penalty":
                 total = total + jnp.sum(jnp.log1p(jnp.sign(x) * x / alpha))
                 continue
-            noise = None if k is None else jax.random.uniform(k, x.shape, jnp.float32) - 0.5
-            x = straight_through(jnp.round(x), x) if noise is None else x + noise
+            if k is None:
+                x = straight_through(jnp.round(x), x)
+            else:
+                x = x + jax.random.uniform(k, x.shape, jnp.float32) - 0.5
             bits = logistic_bits(x, jnp.exp(p[0])) if prior == "logistic" else gg_bits(x, *jnp.exp(p))
             total = total + jnp.sum(bits)
         return total / float(max(trees.size([x for x, _ in leaves]), 1))

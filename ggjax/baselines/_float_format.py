@@ -63,8 +63,8 @@ def round_floats(
 
     def rounded(x: Any) -> jax.Array:
         x = jnp.asarray(x)
-        rounded = straight_through(as_float(x, *lengths, nearest=nearest).astype(x.dtype), x)
-        return jnp.where(jnp.isfinite(x), rounded, x)
+        near = straight_through(as_float(x, *lengths, nearest=nearest).astype(x.dtype), x)
+        return jnp.where(jnp.isfinite(x), near, x)
 
     return flat.replace(map(rounded, flat.weights()))
 

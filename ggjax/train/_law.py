@@ -98,14 +98,19 @@ def shard_axes(names: Sequence[str], leaves: Sequence[Any], axis_name: AxisName)
       ValueError: a leaf is split over an axis that ``axis_name`` does not name.
     """
     wanted = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
-    for name, leaf in zip(names, leaves, strict=True):
-        split = mesh.varies(leaf)
-        if split - set(wanted):
-            raise ValueError(
-                f"leaf {name!r} is split over the mesh axes {sorted(split)} inside shard_map, so that one "
-                f"device sees only a part of it: pass axis_name={tuple(sorted(split))!r} to backslash"
-            )
+    check_not_split(names, leaves, "pass axis_name={axes!r} to backslash", allowed=wanted)
     return tuple(mesh.spread(leaf, wanted) for leaf in leaves)
+
+
+def check_not_split(names: Sequence[str], leaves: Sequence[Any], advice: str, allowed: Axes = ()) -> None:
+    """Raise ValueError that names a leaf split over other axes than those allowed, and says what to do."""
+    for name, leaf in zip(names, leaves, strict=True):
+        split = tuple(sorted(mesh.varies(leaf)))
+        if not set(split) <= set(allowed):
+            raise ValueError(
+                f"leaf {name!r} is split over the mesh axes {list(split)} inside shard_map, so that one device "
+                f"sees only a part of it: {advice.format(axes=split)}"
+            )
 
 
 def over_shards(parts: Sequence[jax.Array], axes: Sequence[Axes]) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from ggjax._internal import mesh, trees
+from ggjax._internal import trees
 from ggjax.train import _law, _packs
 
 
@@ -45,12 +45,7 @@ def penalty(
         trees.check_positive("gg_shape", gg_shape)
     flat = trees.flatten(params, mask)
     trees.check_finite(flat.weight_names(), flat.weights())
-    for name, x in zip(flat.weight_names(), flat.weights(), strict=True):
-        if mesh.varies(x):
-            raise ValueError(
-                f"leaf {name!r} is split over the mesh axes {sorted(mesh.varies(x))} inside shard_map, so that "
-                "one device sees only a part of it: take the penalty outside of shard_map"
-            )
+    _law.check_not_split(flat.weight_names(), flat.weights(), "take the penalty outside of shard_map")
     return _penalty(flat.weights(), eps, gg_shape)
 
 

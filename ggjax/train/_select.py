@@ -26,10 +26,14 @@ def select(params: Any, updates: Any, mask: trees.Mask) -> tuple[trees.Flat, tre
         raise ValueError(NO_PARAMS)
     flat = trees.flatten(params, mask, needs_weights=False)
     steps = flat.treedef.flatten_up_to(updates)
-    given = [u is not None and not isinstance(u, optax.MaskedNode) for u in steps]
-    selected = [s and g for s, g in zip(flat.selected, given, strict=True)]
+    selected = [s and is_given(u) for s, u in zip(flat.selected, steps, strict=True)]
     flat = flat._replace(selected=selected)
     return flat, flat._replace(leaves=steps)
+
+
+def is_given(update: Any) -> bool:
+    """Whether there is an update for a leaf: it may be None or ``optax.MaskedNode`` instead."""
+    return update is not None and not isinstance(update, optax.MaskedNode)
 
 
 def kept(flat: trees.Flat, field: jax.Array, values: jax.Array) -> jax.Array:

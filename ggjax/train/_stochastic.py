@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from ggjax._internal import trees
+from ggjax.train import _select
 
 
 def apply_updates_stochastic(params: optax.Params, updates: optax.Updates, key: jax.Array) -> optax.Params:
@@ -40,7 +41,7 @@ def apply_updates_stochastic(params: optax.Params, updates: optax.Updates, key: 
 
 
 def _add(p: Any, u: Any, key: jax.Array) -> Any:
-    if p is None or u is None or isinstance(u, optax.MaskedNode) or jnp.result_type(u) == jax.dtypes.float0:
+    if p is None or not _select.is_given(u) or jnp.result_type(u) == jax.dtypes.float0:
         return p
     if not trees.is_weight(p):
         odd = hasattr(p, "dtype") and jnp.issubdtype(p.dtype, np.floating)  # of too few bits to be added to

@@ -189,3 +189,9 @@ def test_lengths_that_momentum_has_carried_on_are_rounded_to_what_there_is():
     latent = made(MANTISSA, [-0.9])
     np.testing.assert_array_equal(baselines.round_up(latent).lengths["w"], [0])
     assert float(MANTISSA.rate(latent)) == float(MANTISSA.rate(made(MANTISSA, [0.0])))
+
+
+def test_infinite_weights_stay_what_they_are_under_jit():
+    w = jnp.array([[1.3, jnp.inf, -jnp.inf, jnp.nan]])
+    found = jax.jit(lambda w: baselines.round_floats({"w": w}, 3))(w)["w"]
+    np.testing.assert_array_equal(found, [[1.25, np.inf, -np.inf, np.nan]])

@@ -199,3 +199,13 @@ def test_gradients_through_an_update_are_finite_at_zero():
         for tree in (params, {"zeros": params["zeros"]}):
             grads = jax.jit(jax.grad(loss), static_argnums=1)(tree, per_leaf)
             assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def test_the_penalty_of_a_part_of_the_weights_is_refused():
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    w = jnp.ones((64, 4))
+    mapped = jax.shard_map(
+        lambda w: ggjax.rate.penalty({"w": w})[None], mesh=mesh, in_specs=P("d"), out_specs=P("d")
+    )
+    with pytest.raises(ValueError, match="leaf 'w' is split over the mesh axes"):
+        mapped(w)

@@ -153,13 +153,3 @@ def test_shards_of_one_model_share_its_rate(step):
 def test_steps_that_float32_cannot_square_are_refused(step):
     with pytest.raises(ValueError, match="must be 1e-15 or more"):
         ggjax.backslash_to_rate(2.0, step, learning_rate=0.1)
-
-
-def test_the_penalty_of_a_part_of_the_weights_is_refused():
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
-    w = jnp.ones((64, 4))
-    mapped = jax.shard_map(
-        lambda w: ggjax.rate.penalty({"w": w})[None], mesh=mesh, in_specs=P("d"), out_specs=P("d")
-    )
-    with pytest.raises(ValueError, match="leaf 'w' is split over the mesh axes"):
-        mapped(w)
