@@ -21,7 +21,7 @@ class BackSlashState(NamedTuple):
     """
 
     count: jax.Array  # updates so far, int32 ()
-    shape_in_use: jax.Array  # nu, float32 (); 0 before the first update and where nothing could be fitted
+    shape_in_use: jax.Array  # nu of the pull, float32 (); 0 before the first update, where nothing was fitted
     rate_weight_in_use: jax.Array  # lambda, float32 (); with strength= it is strength * learning rate * n
     bits: jax.Array  # differential entropy of the fitted law, bits per parameter, float32 ()
     fitted: jax.Array  # which of the leaves could be fitted, bool (leaves,)
@@ -60,7 +60,8 @@ def backslash(
 
     which descends lambda/n sum (|theta| + eps)^nu: a smoothed form of the rate of the weights under that law,
     close to it, up to a factor and a constant, where eps is small beside the weights. nu is fitted to the
-    weights before the update.
+    weights before the update; 2 is taken for a larger one, of weights more even than a Gaussian's, since that
+    would pull at large weights harder than in proportion to their size, and gather weights at one size.
 
     How strong? Say it in one of two ways:
 
@@ -71,10 +72,6 @@ def backslash(
       * ``rate_weight``: lambda itself, as in the papers; the learning rate does not scale it. Its right
         value grows with the number of weights: 2e3 suits about 10^8 of them (a step of 2e-5), and destroys a
         model of 10^5 weights in ten updates. See also ``follow_learning_rate``.
-
-    A nu above 2, of weights that are more even than a Gaussian's, pulls at large weights harder than in
-    proportion to their size. Where gradients have no noise (full batches) that can gather weights at one size,
-    which is fitted by a larger nu still, up to 3. If ``shape_in_use`` stays above 2, give gg_shape=1 or 2.
 
     Which weights? By default those that ``ggjax.masks.kernels`` selects: nu is fitted to them, n counts them,
     and they alone are moved. The code published with the paper takes every parameter of the model, biases and

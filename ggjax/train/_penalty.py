@@ -26,7 +26,8 @@ def penalty(
     Args:
       params: a tree of arrays.
       eps: added to |theta|, positive; 1 in the paper.
-      gg_shape: nu, positive; None to fit it to the weights by moments (no gradient flows through the fit).
+      gg_shape: nu, positive; None to fit it to the weights by moments, as ``backslash`` does, which takes at
+        most 2 (no gradient flows through the fit).
       mask: the leaves that count, as for ``backslash``: by default the kernels; None for all floating leaves.
 
     Returns:

@@ -19,18 +19,24 @@ from ggjax._internal import trees
 from ggjax._internal.power import power
 from ggjax.gennorm import _density
 
+LARGEST_FITTED_NU = 2.0
+"""A fitted shape above this pulls as this one. A larger one would pull at large weights harder than in
+proportion to their size. Where the gradients have little noise, that gathers weights at one size, to which a
+larger shape still is fitted, until nothing is left of the training."""
+
 
 def law(
     first: jax.Array, second: jax.Array, n: jax.Array, gg_shape: chex.Numeric | None
 ) -> tuple[jax.Array, jax.Array]:
-    """The shape of the law with given moments, and its entropy in bits per parameter.
+    """The shape that BackSlash pulls with, and the entropy of the law in bits per parameter, from moments.
 
     Args:
       first, second, n: sums of |theta| and theta^2, and the number of weights; arrays of one shape.
       gg_shape: the shape to take instead of the fitted one, or None.
 
     Returns:
-      (nu, bits). Weights that are all zero have nu = 2 and -inf bits.
+      (nu, bits). A fitted nu is at most LARGEST_FITTED_NU; the bits are those of the law before that limit.
+      Weights that are all zero have nu = 2 and -inf bits.
     """
     some = (first > 0) & (second > 0)
     mean = first / jnp.maximum(n, 1)
@@ -41,7 +47,7 @@ def law(
     fitted = gennorm.shape_from_ratio(ratio)
     nu = fitted if gg_shape is None else jnp.broadcast_to(jnp.asarray(gg_shape, fitted.dtype), fitted.shape)
     bits = _density.entropy_unchecked(nu, deviation / gennorm.std(nu)) / float(np.log(2))
-    return nu, bits
+    return nu if gg_shape is not None else jnp.minimum(nu, LARGEST_FITTED_NU), bits
 
 
 @functools.partial(

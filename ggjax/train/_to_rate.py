@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ggjax._internal import pack, trees
-from ggjax.train import _arguments, _dual, _law, _measure, _packs, _select, _step, _steps
+from ggjax.train import _arguments, _counted, _dual, _law, _measure, _packs, _select, _step, _steps
 
 
 class BackSlashToRateState(NamedTuple):
@@ -19,12 +19,13 @@ class BackSlashToRateState(NamedTuple):
     """
 
     count: jax.Array  # updates so far, int32 ()
-    shape_in_use: jax.Array  # nu, float32 (); 0 before the first update and where nothing could be fitted
+    shape_in_use: jax.Array  # nu of the pull, float32 (); 0 before the first update, where nothing was fitted
     rate_weight_in_use: jax.Array  # lambda: strength * learning rate * number of weights, float32 ()
     strength_in_use: jax.Array  # the pull in units of the learning rate, float32 ()
     bits: jax.Array  # of the weights before the update, per parameter at the step, float32 ()
     log_strength: jax.Array  # what the controller has summed up, float32 ()
     fitted: jax.Array  # which of the leaves could be fitted, bool (leaves,)
+    correction: jax.Array  # of the bits, found at the last count of the rounded weights, float32 ()
 
     @property
     def gg_shape(self) -> jax.Array:
@@ -54,12 +55,12 @@ def backslash_to_rate(
     Goes after the optimizer in ``optax.chain``. The pull on the weights is that of ``backslash(strength=c,
     learning_rate=..., clamp=True)``; c is a dual variable, raised while the weights, rounded to multiples of
     the step, take more bits than asked, and lowered while they take fewer. The bits are measured at every
-    update in closed form, from sums over the weights that are taken in the same pass as BackSlash's own. They
-    are the entropy that ``ggjax.rate.bits(params, step)`` counts, to about 1 % up to 4 bits, and up to 5 % too
-    high at 8 bits, for weights that lie about zero in leaves of like spread. Where leaves differ much in their
-    spread they are up to 10 % off, and weights far from zero take fewer bits than they tell. (The law of all
-    weights alone, "gg_closed_form", can be off by a factor of 2 and more, since BackSlash gathers weights at
-    zero.)
+    update in closed form, from sums over the weights that are taken in the same pass as BackSlash's own. What
+    that form is off by (often 1 %, but 5 % at 8 bits, and more of weights that follow no such law) is found at
+    every tenth update, by counting the rounded weights, and taken off until the next count. So the bits are the
+    entropy that ``ggjax.rate.bits(params, step)`` counts, and a tenth of a pass is what that costs. Under
+    ``jax.vmap`` the weights are counted at every update. (With more than 1 % of the weights beyond 16,000 steps
+    there is no count.)
 
     What can be asked? The step sets how finely the weights are rounded after the training, and with it the
     bits that they take without BackSlash: one bit less for a step twice as large. Ask for fewer bits than that
@@ -72,8 +73,7 @@ def backslash_to_rate(
     to reach it (weights move by about the learning rate at each update of Adam's) ends above it: look at
     ``bits`` in the state. Adam and its kin suit best, whose steps are about the learning rate. With another
     optimizer, pass the size of its typical steps instead of its learning rate, or see that the target is
-    reached: the pull is never stronger than 10 times the learning rate. What ``backslash`` says of a nu that
-    stays above 2 holds here too, and the bits are then told too high.
+    reached: the pull is never stronger than 10 times the learning rate.
 
     Args:
       target_bits: bits per parameter, positive; a number, scalar array or schedule of the update count.
@@ -128,11 +128,13 @@ def backslash_to_rate(
         flat = trees.flatten(params, mask, needs_weights=False)
         # Every field is an array of its own, so that the state can be donated.
         nu = jnp.zeros((len(flat.leaves),) if per_leaf else (), jnp.float32)
-        weight, bits = (jnp.zeros((), jnp.float32) for _ in range(2))
+        weight, bits, correction = (jnp.zeros((), jnp.float32) for _ in range(3))
         strength = jnp.array(start, jnp.float32)
         log_start = jnp.log(strength)
         fitted = jnp.zeros(len(flat.leaves), bool)
-        return BackSlashToRateState(jnp.zeros([], jnp.int32), nu, weight, strength, bits, log_start, fitted)
+        return BackSlashToRateState(
+            jnp.zeros([], jnp.int32), nu, weight, strength, bits, log_start, fitted, correction
+        )
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         del extra
@@ -148,14 +150,20 @@ def backslash_to_rate(
             weights, steps.weights(), allowed=relative is None and pack.one_device() and not any(axes)
         )
         thetas, us = packing.pack(weights), packing.pack(steps.weights())
-        found = _measure.measure(thetas, relative, mean_step, packing=packing, axes=axes, per_leaf=per_leaf)
+        how = {"packing": packing, "axes": axes, "per_leaf": per_leaf}
+        found = _measure.measure(thetas, relative, mean_step, **how)
+        due = state.count % _counted.EVERY == 0
+        correction = _counted.correction(
+            state.correction, due, found.bits, thetas, relative, mean_step, found.fitted, **how
+        )
+        bits = found.bits + correction
 
         rate = _arguments.at(learning_rate, state.count)
         target = _arguments.at(target_bits, state.count)
         strength, log_strength = _dual.advance(
             state.log_strength,
             state.strength_in_use,
-            bits=found.bits,
+            bits=bits,
             target=target,
             learning_rate=rate,
             mean=found.mean,
@@ -173,7 +181,7 @@ def backslash_to_rate(
         n = _law.size(found.fitted, packing.shapes, axes)
         nu = _select.kept(flat, state.shape_in_use, found.nu)
         fitted = _select.kept(flat, state.fitted, found.fitted)
-        new_state = BackSlashToRateState(count, nu, pull * n, strength, found.bits, log_strength, fitted)
+        new_state = BackSlashToRateState(count, nu, pull * n, strength, bits, log_strength, fitted, correction)
         return steps.replace(packing.unpack(new)), new_state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -58,15 +58,39 @@ def train(target, step=STEP, start=0.01, rate=1.0, *, name="adam", updates=400, 
 @pytest.mark.parametrize("target", [1.0, 1.5, 2.0, 3.0, 4.0])
 def test_it_reaches_its_target(target):
     params, states = train(target)
-    np.testing.assert_allclose(states.bits[-1], target, rtol=0.02)
-    np.testing.assert_allclose(ggjax.rate.bits(params, STEP), target, rtol=0.03)
+    np.testing.assert_allclose(states.bits[-1], target, rtol=0.01)
+    np.testing.assert_allclose(ggjax.rate.bits(params, STEP), target, rtol=0.01)
     assert np.abs(np.asarray(states.bits[300:]) / target - 1).max() < 0.05, "it is not held"
     assert np.asarray(states.strength_in_use).max() <= 10
 
 
 @pytest.mark.parametrize(("target", "step"), [(6.0, 2.0**-7), (8.0, 2.0**-9)])
 def test_it_reaches_many_bits(target, step):
-    np.testing.assert_allclose(train(target, step)[1].bits[-1], target, rtol=0.02)
+    params, states = train(target, step)
+    np.testing.assert_allclose(states.bits[-1], target, rtol=0.01)
+    np.testing.assert_allclose(ggjax.rate.bits(params, step), target, rtol=0.01)
+
+
+@pytest.mark.parametrize("target", [1.0, 2.0, 3.0, 4.0])
+def test_it_reaches_its_target_without_noise_too(target):
+    """Adam's steps do not fall with the gradient then, and the pull gathers weights at one size."""
+    schedule = optax.linear_schedule(0.0, RATE, 100)
+    tx = optax.chain(optax.adam(schedule), ggjax.backslash_to_rate(target, STEP, learning_rate=schedule))
+
+    @jax.jit
+    def run(params):
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update({"w": params["w"] - BEST["a"]}, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.lax.scan(step, (params, tx.init(params)), length=600)[0]
+
+    params, state = run({"w": 0.9 * BEST["a"]})
+    np.testing.assert_allclose(state[-1].bits, target, rtol=0.01)
+    np.testing.assert_allclose(ggjax.rate.bits(params, STEP), target, rtol=0.02)
+    assert state[-1].gg_shape <= 2
 
 
 @pytest.mark.parametrize(("target", "step"), [(3.0, STEP), (6.0, 2.0**-7)])
@@ -113,8 +137,9 @@ def test_the_state_is_that_of_the_update():
     np.testing.assert_allclose(states.rate_weight, states.strength_in_use * rates * N, rtol=1e-5)
     np.testing.assert_array_equal(states.count, np.arange(1, 401))
     first = begin()
-    np.testing.assert_allclose(states.bits[0], ggjax.rate.bits(first, STEP), rtol=0.01)
-    np.testing.assert_allclose(states.gg_shape[0], ggjax.gennorm.fit(first).nu)
+    np.testing.assert_allclose(states.bits[0], ggjax.rate.bits(first, STEP), rtol=1e-5)
+    np.testing.assert_allclose(states.gg_shape[0], min(ggjax.gennorm.fit(first).nu, 2))
+    assert (np.flatnonzero(np.diff(states.correction)) % 10 == 9).all(), "counted at every tenth update"
     assert states.fitted.all()
     rise = np.diff(np.log(states.strength_in_use))
     assert rise.max() < 0.2001, "the strength rises too fast"
