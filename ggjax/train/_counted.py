@@ -2,8 +2,8 @@
 
 The closed form of ``_measure`` is as good as the law that it fits. Where weights lie otherwise (at one size, as
 after a training without noise, or in a spike that is several fine steps wide) it can be off by tenths of a bit,
-up to a whole one. A count costs a pass of its own, so it is made at every ``EVERY``-th update only, and what the
-closed form was off by is taken off it until the next.
+up to a whole one. A count costs a pass of its own, so it is made at every ``EVERY``-th update only, and what
+the closed form was off by is taken off it until the next.
 """
 
 import functools
