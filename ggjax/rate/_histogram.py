@@ -79,7 +79,7 @@ def count(x: Any, step: Any, low: Any, table: jax.Array) -> jax.Array:
 
 
 def _add(x: jax.Array, step: jax.Array, low: jax.Array, table: jax.Array) -> jax.Array:
-    words = table[0].at[as_levels(x, step) - low].add(1, mode="drop")
+    words = table[0].at[as_levels(x, step) - low].add(1, mode="drop", wrap_negative_indices=False)
     carry = (words < table[0]).astype(jnp.uint32)
     return jnp.stack([words, table[1] + carry])
 

@@ -7,6 +7,7 @@ the closed form was off by is taken off it until the next.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ EVERY = 10
 """Updates from one count to the next."""
 
 LEVELS = 1 << 15
-"""Room in the histogram. Weights beyond it are counted at its ends."""
+"""Room in the histogram. Weights beyond it are left out."""
 
 FEW = 0.01
 """If more of the weights than this share lie beyond the histogram, there is no count."""
@@ -54,71 +55,87 @@ def correction(
     """
 
     def counted() -> jax.Array:
-        tables, sizes = _tables(packs, relative, step, fitted, packing, axes, per_leaf)
+        sizes = jnp.where(fitted, jnp.asarray(_law.sizes(packing.shapes, axes), jnp.float32), 0)
         total = jnp.maximum(jnp.sum(sizes), 1)
-        share = tables / jnp.maximum(sizes, 1)[:, None]
-        entropy = -jnp.sum(xlogy(share, share), 1) / float(np.log(2))
-        beyond = jnp.sum(tables[:, 0] + tables[:, -1])
-        return jnp.where(beyond <= FEW * total, jnp.sum(sizes / total * entropy) - told, 0)
+        xs = packs if relative is None else [_over(x, r) for x, r in zip(packs, relative, strict=True)]
+        if per_leaf:
+            tables = _of_leaves(xs, step, fitted, packing, axes)
+            counts = [sizes[np.array(group)] for group in packing.groups]
+        else:
+            tables = [_of_all(xs, step, fitted, packing, axes)]
+            counts = [jnp.sum(sizes, keepdims=True)]
+        codes = [_code(table, n, total) for table, n in zip(tables, counts, strict=True)]
+        bits, beyond = (jnp.stack(parts).sum() for parts in zip(*codes, strict=True))
+        return jnp.where(beyond <= FEW, bits - told, 0)
 
     return lax.cond(due, counted, lambda: old)
 
 
-def _tables(
-    packs: list[jax.Array],
-    relative: list[jax.Array] | None,
-    step: jax.Array,
-    fitted: jax.Array,
-    packing: Packing,
-    axes: tuple[_law.Axes, ...],
-    per_leaf: bool,
-) -> tuple[jax.Array, jax.Array]:
-    """How many weights are on each level, (codes, LEVELS), and how many there are, (codes,); both float32."""
-    sizes = jnp.where(fitted, jnp.asarray(_law.sizes(packing.shapes, axes), jnp.float32), 0)
-    of_axes: dict[_law.Axes, jax.Array] = {}
-    of_groups, order = [], []
-    positions = np.zeros(len(sizes), np.int32)
-    for group in packing.groups:
-        positions[list(group)] = np.arange(len(group))
-        order.extend(group)
-    rows, owners = packing.spread(fitted), packing.spread(jnp.asarray(positions))
-    for i, (group, x) in enumerate(zip(packing.groups, packs, strict=True)):
-        x = jnp.where(rows[i], trees.wide(x), 0)
-        if relative is not None:
-            x = x / relative[i].astype(x.dtype)
-        own = (
-            _histograms(x, step, len(group), owners[i])
-            if per_leaf and len(group) > 1
-            else _histogram_of(x, step)
-        )
-        where = axes[group[0]]  # leaves that lie together are on one device
-        if per_leaf:
-            of_groups.append(lax.psum(own, where) if where else own)
+def _over(x: jax.Array, relative: jax.Array) -> jax.Array:
+    x = trees.wide(x)
+    return x / relative.astype(x.dtype)
+
+
+def _code(table: jax.Array, n: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The bits of codes of their own, and the weights beyond their tables, both divided by a total.
+
+    Args:
+      table: how many weights are on each level, (codes, LEVELS).
+      n: how many weights there are, (codes,).
+    """
+    inside = jnp.sum(table, 1)
+    share = table / jnp.maximum(inside, 1)[:, None]
+    entropy = -jnp.sum(xlogy(share, share), 1) / float(np.log(2))
+    return jnp.sum(n / total * entropy), jnp.sum(n - inside) / total
+
+
+def _of_all(
+    xs: list[jax.Array], step: jax.Array, fitted: jax.Array, packing: Packing, axes: tuple[_law.Axes, ...]
+) -> jax.Array:
+    """One histogram of all weights, float32 (1, LEVELS)."""
+    tables: dict[_law.Axes, jax.Array] = {}
+    packed = jnp.zeros((1, LEVELS))
+    for i, (group, x) in enumerate(zip(packing.groups, xs, strict=True)):
+        if len(group) > 1:
+            packed += jnp.sum(_of_pack(x, step, fitted, packing, i), 0, keepdims=True)
+            continue
+        names, some = axes[group[0]], fitted[group[0]]
+        tables[names] = _added(x, step, some, tables.get(names, _histogram.empty(LEVELS)))
+    return sum((_whole(t, names) for names, t in tables.items()), start=packed)
+
+
+def _of_leaves(
+    xs: list[jax.Array], step: jax.Array, fitted: jax.Array, packing: Packing, axes: tuple[_law.Axes, ...]
+) -> list[jax.Array]:
+    """The histograms of the leaves of every group, float32 (leaves, LEVELS)."""
+    tables = []
+    for i, (group, x) in enumerate(zip(packing.groups, xs, strict=True)):
+        if len(group) > 1:
+            tables.append(_of_pack(x, step, fitted, packing, i))
         else:
-            of_axes[where] = of_axes[where] + own if where in of_axes else own
-    if per_leaf:
-        tables = jnp.concatenate(of_groups)[np.argsort(order)]
-    else:
-        tables = jnp.stack([lax.psum(t, where) if where else t for where, t in of_axes.items()]).sum(0)
-        sizes = jnp.sum(sizes, keepdims=True)
-    zero = LEVELS // 2  # what fills packs up, and what is left out, lies there too
-    others = jnp.sum(tables, 1) - tables[:, zero]
-    return tables.at[:, zero].set(sizes - others), sizes
+            own = _added(x, step, fitted[group[0]], _histogram.empty(LEVELS))
+            tables.append(_whole(own, axes[group[0]]))
+    return tables
 
 
-def _histogram_of(x: jax.Array, step: jax.Array) -> jax.Array:
-    """The histogram of an array, (1, LEVELS)."""
-    table = _histogram.count(_within(x, step), step, -(LEVELS // 2), _histogram.empty(LEVELS))
-    return _histogram.as_float(table)[None]
+def _of_pack(x: jax.Array, step: jax.Array, fitted: jax.Array, packing: Packing, i: int) -> jax.Array:
+    """The histograms of the leaves that lie together in the i-th group, float32 (leaves, LEVELS)."""
+    leaves = packing.groups[i]
+    owners = packing.owners(i)
+    sizes = jnp.asarray([math.prod(packing.shapes[k]) for k in leaves], jnp.float32)
+    levels = _histogram.as_levels(x, step) + LEVELS // 2
+    table = jnp.zeros((len(leaves), LEVELS))
+    table = table.at[owners[:, None], levels].add(1, mode="drop", wrap_negative_indices=False)
+    filled = jnp.asarray(np.bincount(owners) * x.shape[1], jnp.float32) - sizes  # with zeros
+    return jnp.where(fitted[np.array(leaves)][:, None], table.at[:, LEVELS // 2].add(-filled), 0)
 
 
-def _histograms(x: jax.Array, step: jax.Array, leaves: int, owners: jax.Array) -> jax.Array:
-    """The histograms of the leaves that lie in the rows of a matrix, (leaves, LEVELS)."""
-    levels = _histogram.as_levels(_within(x, step), step) + LEVELS // 2
-    return jnp.zeros((leaves, LEVELS)).at[owners, levels].add(1)
+def _added(x: jax.Array, step: jax.Array, some: jax.Array, table: jax.Array) -> jax.Array:
+    """A table to which the levels of a leaf are added, or nothing if it is not to count."""
+    return jnp.where(some, _histogram.count(x, step, -(LEVELS // 2), table), table)
 
 
-def _within(x: jax.Array, step: jax.Array) -> jax.Array:
-    """The weights, those beyond the histogram moved to its ends."""
-    end = step.astype(x.dtype) * (LEVELS // 2 - 1)
-    return jnp.clip(x, -end, end)
+def _whole(table: jax.Array, names: _law.Axes) -> jax.Array:
+    """The counts of a table, float32 (1, LEVELS), summed over the devices of these axes of a mesh."""
+    counts = _histogram.as_float(table)[None]
+    return lax.psum(counts, names) if names else counts

@@ -71,6 +71,10 @@ class Packing(NamedTuple):
             for group in self.groups
         ]
 
+    def owners(self, i: int) -> np.ndarray:
+        """Which leaf of the i-th group each row belongs to, int32 (rows,)."""
+        return self._owners(self.groups[i])
+
     def _sizes(self, group: Sequence[int]) -> list[int]:
         return [math.prod(self.shapes[i]) for i in group]
 
