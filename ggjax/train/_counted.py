@@ -94,7 +94,7 @@ def _of_all(
 ) -> jax.Array:
     """One histogram of all weights, float32 (1, LEVELS)."""
     tables: dict[_law.Axes, jax.Array] = {}
-    packed = jnp.zeros((1, LEVELS))
+    packed = jnp.zeros((1, LEVELS), jnp.float32)
     for i, (group, x) in enumerate(zip(packing.groups, xs, strict=True)):
         if len(group) > 1:
             packed += jnp.sum(_of_pack(x, step, fitted, packing, i), 0, keepdims=True)
@@ -124,7 +124,7 @@ def _of_pack(x: jax.Array, step: jax.Array, fitted: jax.Array, packing: Packing,
     owners = packing.owners(i)
     sizes = jnp.asarray([math.prod(packing.shapes[k]) for k in leaves], jnp.float32)
     levels = _histogram.as_levels(x, step) + LEVELS // 2
-    table = jnp.zeros((len(leaves), LEVELS))
+    table = jnp.zeros((len(leaves), LEVELS), jnp.float32)
     table = table.at[owners[:, None], levels].add(1, mode="drop", wrap_negative_indices=False)
     filled = jnp.asarray(np.bincount(owners) * x.shape[1], jnp.float32) - sizes  # with zeros
     return jnp.where(fitted[np.array(leaves)][:, None], table.at[:, LEVELS // 2].add(-filled), 0)

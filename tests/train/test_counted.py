@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -105,5 +104,21 @@ def test_a_training_is_followed_under_vmap():
     x = jnp.stack([ODD["uniform"], 2 * ODD["uniform"]])
     got = jax.vmap(lambda w: told({"w": w}).bits)(x)
     np.testing.assert_allclose(got, [entropy(w) for w in x], rtol=1e-5)
-    updates = jax.jit(lambda w: optax.tree.get(told({"w": w}), "correction"))(x[0])
-    assert abs(float(updates)) > 0.01
+
+
+@pytest.mark.parametrize("per_leaf", [False, True])
+def test_float32_stays_so_where_float64_is_on(per_leaf, monkeypatch):
+    monkeypatch.setattr(_packs, "MANY", 1)  # c and d lie together
+    params = {k: ODD["uniform"][:n] for k, n in (("a", 40), ("c", 7), ("d", 9))}
+    want = told(params, per_leaf=per_leaf)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        got = told(params, per_leaf=per_leaf)
+        wide = told(params | {"a": params["a"].astype(jnp.float64)}, per_leaf=per_leaf)
+    assert jax.tree.map(jax.typeof, got) == jax.tree.map(jax.typeof, wide) == jax.tree.map(jax.typeof, want)
+    np.testing.assert_allclose([got.bits, wide.bits], [want.bits] * 2, rtol=1e-5)
+
+
+def test_empty_leaves_and_single_weights():
+    got = told({"w": jnp.zeros((0, 4)), "one": jnp.ones((1, 1)), "x": ODD["uniform"]}, per_leaf=True)
+    np.testing.assert_allclose(got.bits, entropy(ODD["uniform"]) * 2000 / 2001, rtol=1e-5)
+    assert told({"w": jnp.zeros((0, 4))}).bits == 0
