@@ -68,7 +68,10 @@ def correction(
         bits, beyond = (jnp.stack(parts).sum() for parts in zip(*codes, strict=True))
         return jnp.where(beyond <= FEW, bits - told, 0)
 
-    return lax.cond(due, counted, lambda: old)
+    # A loop of one round or none: under vmap, cond would count at every update. It has no derivative; the bits,
+    # whole numbers counted, have none either.
+    told, packs, relative, step = lax.stop_gradient((told, packs, relative, step))
+    return lax.while_loop(lambda c: c[0], lambda c: (jnp.zeros_like(c[0]), counted()), (due, old))[1]
 
 
 def _over(x: jax.Array, relative: jax.Array) -> jax.Array:
@@ -97,7 +100,7 @@ def _of_all(
     packed = jnp.zeros((1, LEVELS), jnp.float32)
     for i, (group, x) in enumerate(zip(packing.groups, xs, strict=True)):
         if len(group) > 1:
-            packed += jnp.sum(_of_pack(x, step, fitted, packing, i), 0, keepdims=True)
+            packed += _of_pack(x, step, fitted, packing, i, by_leaf=False)
             continue
         names, some = axes[group[0]], fitted[group[0]]
         tables[names] = _added(x, step, some, tables.get(names, _histogram.empty(LEVELS)))
@@ -111,23 +114,27 @@ def _of_leaves(
     tables = []
     for i, (group, x) in enumerate(zip(packing.groups, xs, strict=True)):
         if len(group) > 1:
-            tables.append(_of_pack(x, step, fitted, packing, i))
+            tables.append(_of_pack(x, step, fitted, packing, i, by_leaf=True))
         else:
             own = _added(x, step, fitted[group[0]], _histogram.empty(LEVELS))
             tables.append(_whole(own, axes[group[0]]))
     return tables
 
 
-def _of_pack(x: jax.Array, step: jax.Array, fitted: jax.Array, packing: Packing, i: int) -> jax.Array:
-    """The histograms of the leaves that lie together in the i-th group, float32 (leaves, LEVELS)."""
-    leaves = packing.groups[i]
-    owners = packing.owners(i)
-    sizes = jnp.asarray([math.prod(packing.shapes[k]) for k in leaves], jnp.float32)
+def _of_pack(
+    x: jax.Array, step: jax.Array, fitted: jax.Array, packing: Packing, i: int, *, by_leaf: bool
+) -> jax.Array:
+    """The histogram of the leaves that lie together in a group, or one for each, float32 (codes, LEVELS)."""
+    leaves, owners = np.array(packing.groups[i]), packing.owners(i)
+    some = fitted[leaves]
+    code = np.arange(len(leaves)) if by_leaf else np.zeros(len(leaves), np.int32)
     levels = _histogram.as_levels(x, step) + LEVELS // 2
-    table = jnp.zeros((len(leaves), LEVELS), jnp.float32)
-    table = table.at[owners[:, None], levels].add(1, mode="drop", wrap_negative_indices=False)
-    filled = jnp.asarray(np.bincount(owners) * x.shape[1], jnp.float32) - sizes  # with zeros
-    return jnp.where(fitted[np.array(leaves)][:, None], table.at[:, LEVELS // 2].add(-filled), 0)
+    levels = jnp.where(some[owners][:, None], levels, LEVELS)  # beyond the end: dropped
+    table = jnp.zeros((code[-1] + 1, LEVELS), jnp.float32)
+    table = table.at[code[owners][:, None], levels].add(1, mode="drop", wrap_negative_indices=False)
+    sizes = np.array([math.prod(packing.shapes[k]) for k in leaves])
+    filled = jnp.asarray(np.bincount(owners) * x.shape[1] - sizes, jnp.float32)  # with zeros
+    return table.at[code, LEVELS // 2].add(-jnp.where(some, filled, 0))
 
 
 def _added(x: jax.Array, step: jax.Array, some: jax.Array, table: jax.Array) -> jax.Array:

@@ -58,9 +58,8 @@ def backslash_to_rate(
     update in closed form, from sums over the weights that are taken in the same pass as BackSlash's own. What
     that form is off by (often 1 %, but 5 % at 8 bits, and more of weights that follow no such law) is found at
     every tenth update, by counting the rounded weights, and taken off until the next count. So the bits are the
-    entropy that ``ggjax.rate.bits(params, step)`` counts, and a tenth of a pass is what that costs. Under
-    ``jax.vmap`` the weights are counted at every update. (With more than 1 % of the weights beyond 16,000 steps
-    there is no count.)
+    entropy that ``ggjax.rate.bits(params, step)`` counts, as long as the weights do not change much within ten
+    updates. (With more than 1 % of the weights beyond 16,000 steps there is no count.)
 
     What can be asked? The step sets how finely the weights are rounded after the training, and with it the
     bits that they take without BackSlash: one bit less for a step twice as large. Ask for fewer bits than that
@@ -73,7 +72,8 @@ def backslash_to_rate(
     to reach it (weights move by about the learning rate at each update of Adam's) ends above it: look at
     ``bits`` in the state. Adam and its kin suit best, whose steps are about the learning rate. With another
     optimizer, pass the size of its typical steps instead of its learning rate, or see that the target is
-    reached: the pull is never stronger than 10 times the learning rate.
+    reached: the pull is never stronger than 10 times the learning rate. And with a learning rate that is not
+    small beside the weights, and does not fall, the bits swing about the target.
 
     Args:
       target_bits: bits per parameter, positive; a number, scalar array or schedule of the update count.
@@ -85,7 +85,8 @@ def backslash_to_rate(
       start: the strength that the search begins with, positive.
       eps, move_idle, axis_name, mask: as in ``backslash``.
       per_leaf: a law for every leaf, as in ``backslash``, and the mean of the bits that each leaf takes with a
-        code of its own, instead of one code for all.
+        code of its own, instead of one code for all. (A leaf of n weights takes log2(n) bits at most, counted
+        so.)
 
     Returns:
       A gradient transformation whose ``update`` needs ``params`` and ignores unknown extra arguments. Updates

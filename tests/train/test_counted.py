@@ -100,10 +100,17 @@ def test_between_counts_the_closed_form_is_corrected():
     np.testing.assert_allclose(due.bits, entropy(2 * x), rtol=1e-5)
 
 
-def test_a_training_is_followed_under_vmap():
+def test_trainings_under_vmap_and_derivatives():
     x = jnp.stack([ODD["uniform"], 2 * ODD["uniform"]])
     got = jax.vmap(lambda w: told({"w": w}).bits)(x)
     np.testing.assert_allclose(got, [entropy(w) for w in x], rtol=1e-5)
+    tx = ggjax.backslash_to_rate(4.0, STEP, learning_rate=0.1)
+
+    def moved(w):
+        return jnp.sum(tx.update({"w": 0.1 * w}, tx.init({"w": w}), {"w": w})[0]["w"] ** 2)
+
+    for slope in (jax.jit(jax.grad(moved)), jax.jacfwd(moved)):
+        assert jnp.isfinite(slope(x[0][:4, :4])).all()
 
 
 @pytest.mark.parametrize("per_leaf", [False, True])
