@@ -21,7 +21,7 @@ class BackSlashState(NamedTuple):
     """
 
     count: jax.Array  # updates so far, int32 ()
-    shape_in_use: jax.Array  # nu of the pull, float32 (); 0 before the first update, where nothing was fitted
+    shape_in_use: jax.Array  # nu of the pull, float32 (); 0 before the first update and if nothing is fitted
     rate_weight_in_use: jax.Array  # lambda, float32 (); with strength= it is strength * learning rate * n
     bits: jax.Array  # differential entropy of the fitted law, bits per parameter, float32 ()
     fitted: jax.Array  # which of the leaves could be fitted, bool (leaves,)

@@ -7,7 +7,6 @@ the closed form was off by is taken off it until the next.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,8 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import xlogy
 
-from ggjax._internal import trees
 from ggjax.rate import _histogram
-from ggjax.train import _law
+from ggjax.train import _law, _measure
 from ggjax.train._packs import Packing
 
 EVERY = 10
@@ -57,7 +55,7 @@ def correction(
     def counted() -> jax.Array:
         sizes = jnp.where(fitted, jnp.asarray(_law.sizes(packing.shapes, axes), jnp.float32), 0)
         total = jnp.maximum(jnp.sum(sizes), 1)
-        xs = packs if relative is None else [_over(x, r) for x, r in zip(packs, relative, strict=True)]
+        xs = _measure.over(packs, relative)
         if per_leaf:
             tables = _of_leaves(xs, step, fitted, packing, axes)
             counts = [sizes[np.array(group)] for group in packing.groups]
@@ -72,11 +70,6 @@ def correction(
     # whole numbers counted, have none either.
     told, packs, relative, step = lax.stop_gradient((told, packs, relative, step))
     return lax.while_loop(lambda c: c[0], lambda c: (jnp.zeros_like(c[0]), counted()), (due, old))[1]
-
-
-def _over(x: jax.Array, relative: jax.Array) -> jax.Array:
-    x = trees.wide(x)
-    return x / relative.astype(x.dtype)
 
 
 def _code(table: jax.Array, n: jax.Array, total: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -98,9 +91,9 @@ def _of_all(
     """One histogram of all weights, float32 (1, LEVELS)."""
     tables: dict[_law.Axes, jax.Array] = {}
     packed = jnp.zeros((1, LEVELS), jnp.float32)
-    for i, (group, x) in enumerate(zip(packing.groups, xs, strict=True)):
+    for group, x in zip(packing.groups, xs, strict=True):
         if len(group) > 1:
-            packed += _of_pack(x, step, fitted, packing, i, by_leaf=False)
+            packed += _of_pack(x, step, fitted, packing, group, by_leaf=False)
             continue
         names, some = axes[group[0]], fitted[group[0]]
         tables[names] = _added(x, step, some, tables.get(names, _histogram.empty(LEVELS)))
@@ -112,9 +105,9 @@ def _of_leaves(
 ) -> list[jax.Array]:
     """The histograms of the leaves of every group, float32 (leaves, LEVELS)."""
     tables = []
-    for i, (group, x) in enumerate(zip(packing.groups, xs, strict=True)):
+    for group, x in zip(packing.groups, xs, strict=True):
         if len(group) > 1:
-            tables.append(_of_pack(x, step, fitted, packing, i, by_leaf=True))
+            tables.append(_of_pack(x, step, fitted, packing, group, by_leaf=True))
         else:
             own = _added(x, step, fitted[group[0]], _histogram.empty(LEVELS))
             tables.append(_whole(own, axes[group[0]]))
@@ -122,18 +115,23 @@ def _of_leaves(
 
 
 def _of_pack(
-    x: jax.Array, step: jax.Array, fitted: jax.Array, packing: Packing, i: int, *, by_leaf: bool
+    x: jax.Array,
+    step: jax.Array,
+    fitted: jax.Array,
+    packing: Packing,
+    group: tuple[int, ...],
+    *,
+    by_leaf: bool,
 ) -> jax.Array:
     """The histogram of the leaves that lie together in a group, or one for each, float32 (codes, LEVELS)."""
-    leaves, owners = np.array(packing.groups[i]), packing.owners(i)
-    some = fitted[leaves]
-    code = np.arange(len(leaves)) if by_leaf else np.zeros(len(leaves), np.int32)
+    owners, some = packing.owners(group), fitted[np.array(group)]
+    code = np.arange(len(group)) if by_leaf else np.zeros(len(group), np.int32)
     levels = _histogram.as_levels(x, step) + LEVELS // 2
     levels = jnp.where(some[owners][:, None], levels, LEVELS)  # beyond the end: dropped
     table = jnp.zeros((code[-1] + 1, LEVELS), jnp.float32)
     table = table.at[code[owners][:, None], levels].add(1, mode="drop", wrap_negative_indices=False)
-    sizes = np.array([math.prod(packing.shapes[k]) for k in leaves])
-    filled = jnp.asarray(np.bincount(owners) * x.shape[1] - sizes, jnp.float32)  # with zeros
+    filled = np.bincount(owners) * x.shape[1] - np.array(packing.sizes(group))  # with zeros
+    filled = jnp.asarray(filled, jnp.float32)
     return table.at[code, LEVELS // 2].add(-jnp.where(some, filled, 0))
 
 

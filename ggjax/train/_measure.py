@@ -57,10 +57,7 @@ def measure(
     """
     dtype = trees.wide_dtype(*(jnp.result_type(x) for x in packs))
     half = 0.5
-    if relative is not None:
-        packs = [
-            trees.wide(x) / r.astype(trees.wide_dtype(x.dtype)) for x, r in zip(packs, relative, strict=True)
-        ]
+    packs = over(packs, relative)
 
     def beyond(x: jax.Array) -> jax.Array:  # in steps; 0 for weights that are rounded to zero
         return jnp.maximum(jnp.abs(x) / step.astype(x.dtype) - half, 0)
@@ -79,6 +76,14 @@ def measure(
     share = (n / total).astype(jnp.float32)
     bits = jnp.sum(share * level_bits(n, others, y, y2))
     return Measured(nu.astype(jnp.float32), bits, (mean / total).astype(jnp.float32), fitted)
+
+
+def over(packs: list[jax.Array], relative: list[jax.Array] | None) -> list[jax.Array]:
+    """The weights divided by what their rows' steps are, beside the mean step; as they are for None."""
+    if relative is None:
+        return packs
+    wide = [trees.wide(x) for x in packs]
+    return [x / r.astype(x.dtype) for x, r in zip(wide, relative, strict=True)]
 
 
 def level_bits(n: jax.Array, others: jax.Array, y: jax.Array, y2: jax.Array) -> jax.Array:

@@ -44,7 +44,7 @@ class Packing(NamedTuple):
             if len(group) == 1:
                 leaves[group[0]] = array
                 continue
-            ends = np.cumsum([pack.rows(n) for n in self._sizes(group)])
+            ends = np.cumsum([pack.rows(n) for n in self.sizes(group)])
             for i, rows in zip(group, jnp.split(array, ends[:-1]), strict=True):
                 leaves[i] = rows.ravel()[: math.prod(self.shapes[i])].reshape(self.shapes[i])
         return [leaves[i] for i in range(len(self.shapes))]
@@ -59,7 +59,7 @@ class Packing(NamedTuple):
                 totals[group[0]] = jnp.sum(f(trees.wide(array))).astype(dtype)
                 continue
             of_rows = jnp.sum(f(trees.wide(array)), axis=1)
-            of_leaves = jax.ops.segment_sum(of_rows, self._owners(group), len(group), indices_are_sorted=True)
+            of_leaves = jax.ops.segment_sum(of_rows, self.owners(group), len(group), indices_are_sorted=True)
             totals.update(zip(group, jnp.unstack(of_leaves.astype(dtype)), strict=True))
         return [totals[i] for i in range(len(self.shapes))]
 
@@ -67,20 +67,17 @@ class Packing(NamedTuple):
         """A vector of one value for each leaf as arrays that broadcast with those of ``pack``."""
         one_by_one = jnp.unstack(values)
         return [
-            values[np.array(group)][self._owners(group)][:, None] if len(group) > 1 else one_by_one[group[0]]
+            values[np.array(group)][self.owners(group)][:, None] if len(group) > 1 else one_by_one[group[0]]
             for group in self.groups
         ]
 
-    def owners(self, i: int) -> np.ndarray:
-        """Which leaf of the i-th group each row belongs to, int32 (rows,)."""
-        return self._owners(self.groups[i])
-
-    def _sizes(self, group: Sequence[int]) -> list[int]:
+    def sizes(self, group: Sequence[int]) -> list[int]:
+        """How many weights each leaf of the group has."""
         return [math.prod(self.shapes[i]) for i in group]
 
-    def _owners(self, group: Sequence[int]) -> np.ndarray:
-        """Which leaf of the group each row belongs to."""
-        return pack.owners(self._sizes(group))
+    def owners(self, group: Sequence[int]) -> np.ndarray:
+        """Which leaf of the group each row belongs to, int32 (rows,)."""
+        return pack.owners(self.sizes(group))
 
     def _apart(self, arrays: Sequence[jax.Array]) -> list[jax.Array]:
         """The arrays, the packs kept as they are: XLA would rather work on each leaf by itself again."""

@@ -19,7 +19,7 @@ class BackSlashToRateState(NamedTuple):
     """
 
     count: jax.Array  # updates so far, int32 ()
-    shape_in_use: jax.Array  # nu of the pull, float32 (); 0 before the first update, where nothing was fitted
+    shape_in_use: jax.Array  # nu of the pull, float32 (); 0 before the first update and if nothing is fitted
     rate_weight_in_use: jax.Array  # lambda: strength * learning rate * number of weights, float32 ()
     strength_in_use: jax.Array  # the pull in units of the learning rate, float32 ()
     bits: jax.Array  # of the weights before the update, per parameter at the step, float32 ()

@@ -64,7 +64,7 @@ def test_steps_of_rows():
 
 
 def test_weights_beyond_the_table():
-    """A few are counted at its ends; if there are many, the closed form stays."""
+    """A few are left out; if there are many, the closed form stays."""
     x = jax.random.normal(KEYS[0], (100, 100))
     far = x.at[0, :5].set(1e6).at[1, :5].set(-3e6)
     np.testing.assert_allclose(told({"w": far}).bits, entropy(x), atol=0.01)
