@@ -117,11 +117,12 @@ def test_stages_by_number():
     ("mark", "what", "key"),
     [
         ("frontier table", "methods", "language, 2400 steps"),
+        ("frontier in short", "headline", "language, 2400 steps"),
         ("arms of the frontier, language, 600 steps", "arms", "language, 600 steps"),
     ],
 )
 def test_the_readme_shows_what_is_printed(mark, what, key):
-    table = json.loads(frontier.FILE.read_text())[what][key]
+    table = json.loads(frontier.FILE.read_text())["arms" if what == "arms" else "methods"][key]
     printed = getattr(report, what)(key, table).splitlines()
     shown = readme_between(mark)
     assert len(shown) > 8 and set(shown) <= set(printed)
@@ -131,6 +132,18 @@ def test_the_readme_shows_the_short_trainings():
     printed = report.short(json.loads(frontier.FILE.read_text())["methods"]).splitlines()
     shown = readme_between("short trainings of the frontier")
     assert len(shown) > 8 and set(shown) <= set(printed)
+
+
+def test_the_short_trainings_say_which_rows_had_fewer_trials():
+    rows = [
+        {"method": "adam", "way": "uniform", "trials": 4, "bits": [9.0, 2.0, 1.5]},
+        {"method": "epr", "way": "own", "trials": 2, "bits": [9.0, None, 1.2]},
+    ]
+    shown = report.short(
+        {"tiny, 9 steps": {"trials": 4, "rises": [0.01, 0.02, 0.05], "rows": rows}}
+    ).splitlines()
+    assert shown[2] == "|  | tiny, 9 steps: +2 %, +5 % | calibrated |"
+    assert shown[4:] == ["| Adam | 2.00, 1.50 |  |", "| EPR, logistic prior | -, 1.20* |  |"]
 
 
 def readme_between(mark):

@@ -1,6 +1,6 @@
 """The tables of frontier.json as text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ def show(found: dict[str, Any]) -> str:
         for key, table in found.get(what, {}).items():
             parts.append(write(key, table))
         if what == "methods" and found.get(what):
-            parts.append(short(found[what]))
+            parts += [short(found[what]), *(headline(k, t) for k, t in found[what].items())]
     return "\n\n".join(parts)
 
 
@@ -48,12 +48,17 @@ def methods(key: str, table: Table) -> str:
 
 
 def short(tables: dict[str, Table]) -> str:
-    """The shortest training of each model side by side: bits at +2 and +5 %, as trained and calibrated."""
+    """The shortest training of each model side by side: bits at 2, 5 and 20 %, as trained and calibrated.
+
+    An asterisk stands at rows of fewer trials than the others of the table.
+    """
     shortest: dict[str, str] = {}
     for key in tables:
         name = key.split(",")[0]
         shortest[name] = min(key, shortest.get(name, key), key=lambda k: int(k.split()[1]))
-    lines = [["", *(cell for key in shortest.values() for cell in (key, "calibrated"))]]
+    rises = {k: [r for r in tables[k]["rises"] if r in (0.02, 0.05, 0.2)] for k in shortest.values()}
+    heads = [[f"{key}: {', '.join(_rises({'rises': at}))}", "calibrated"] for key, at in rises.items()]
+    lines = [["", *(cell for head in heads for cell in head)]]
     for method in METHODS:
         for way in rounding.ways_of(method):
             if way == "leaf":
@@ -62,20 +67,51 @@ def short(tables: dict[str, Table]) -> str:
                 f", then {rounding.WAYS[way]}" if way in rounding.DATA_FREE else ""
             )
             cells = []
-            for key in shortest.values():
-                cells += [_at_two(tables[key], method, way)]
-                cells += ["" if way in rounding.DATA_FREE else _at_two(tables[key], method, "calibrated")]
+            for key, at in rises.items():
+                cells += [_at(tables[key], method, way, at)]
+                calibrated = way not in rounding.DATA_FREE
+                cells += [_at(tables[key], method, "calibrated", at) if calibrated else ""]
             if any(cells):
                 lines.append([title, *cells])
-    return "\n".join(["### The short trainings: bits at +2 % and at +5 %", "", *lines_of(lines)])
+    return "\n".join(["### The short trainings", "", *lines_of(lines)])
 
 
-def _at_two(table: Table, method: str, way: str) -> str:
-    """The bits of a row at +2 and +5 %; nothing where there is no such row."""
+HEADLINE = {
+    ("adam", "uniform"): "Adam, then one step for all weights",
+    ("adam", "entquant"): "Adam, then a scale for each row (EntQuant)",
+    ("adam", "calibrated"): "Adam, then calibrated rounding",
+    ("backslash", "calibrated"): "Adam and BackSlash, then calibrated rounding",
+    ("on_grid", "grid"): "Adam and BackSlash, the last sixth on the grid of calibrated rounding",
+    ("muon", "calibrated"): "Muon, then calibrated rounding",
+    ("muon_on_grid", "grid"): "Muon and BackSlash, the last sixth on the grid of calibrated rounding",
+}
+"""What stands at the top of the README, by method and way of rounding."""
+
+
+def headline(key: str, table: Table) -> str:
+    """Some rows in words, at 2 and 5 %, and as multiples of the first of them."""
+    rows = {(r["method"], r["way"]): r["bits"] for r in table["rows"]}
+    at = [i for i, rise in enumerate(table["rises"]) if rise in (0.02, 0.05)]
+    lines = [["", *(cell for i in at for cell in (f"+{100 * table['rises'][i]:g} %", ""))]]
+    first = next(iter(HEADLINE))
+    for name, title in HEADLINE.items():
+        if name in rows:
+            pairs = [(rows[name][i], rows[first][i]) for i in at]
+            lines.append([title, *(cell for b, f in pairs for cell in (_bits(b, None), _times(b, f)))])
+    return "\n".join([f"### {key}, in short", "", *lines_of(lines)])
+
+
+def _times(bits: float | None, first: float | None) -> str:
+    return "-" if bits is None or first is None else f"{bits / first:.2f}x"
+
+
+def _at(table: Table, method: str, way: str, rises: Sequence[float]) -> str:
+    """The bits of a row at some rises; nothing where there is no such row."""
     for row in table["rows"]:
         if (row["method"], row["way"]) == (method, way):
             at = zip(table["rises"], row["bits"], strict=True)
-            return ", ".join(_bits(b, None) for rise, b in at if rise in (0.02, 0.05))
+            fewer = "*" if row["trials"] < table["trials"] else ""
+            return ", ".join(_bits(b, None) for rise, b in at if rise in rises) + fewer
     return ""
 
 
