@@ -6,48 +6,45 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.frontier import pruning, rounding
+from tests.benchmarks.frontier import pruning
 from tests.benchmarks.frontier.methods import METHODS
 
-LINES = {"calibrated": "-", "grid": "-", "uniform": "--", "leaf": "--"}
+STYLES = {"calibrated": "-", "grid": "-", "uniform": "--", "leaf": "--"}
 """Of ways of rounding; the kin that only round, and own ways, are dotted."""
+MEANING = {
+    "-": "calibrated, or on that grid",
+    "--": "one step for all, or for each leaf",
+    ":": "its own rounding",
+}
+OURS = ("backslash", "on_grid", "muon_backslash", "muon_on_grid", "to_rate")
+"""Drawn with thicker lines."""
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Bits per weight against test loss: a panel for each model and length, a colour for each method.
+    """How far the test loss is above that of the best-tuned Adam, against the bits per weight that it takes.
 
-    In a row below, the accuracy with more and more weights set to zero.
+    A panel for each model and length, a colour for each method; in a row below, the accuracy with more and more
+    weights set to zero.
     """
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     panels, pruned = found["methods"], found.get("prune", {})
     columns, rows = max(len(panels), len(pruned)), 2 if pruned else 1
     figure, axes = plt.subplots(
-        rows, columns, figsize=(7 * columns, 4 + 4 * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(5.5 * columns, 2 + 4 * rows), squeeze=False, layout="constrained"
     )
     table20, more = (plt.get_cmap(name).colors for name in ("tab20", "tab20b"))  # type: ignore[attr-defined]
     colours = dict(zip(METHODS, table20 + more, strict=False))
     for ax in axes.flat[len(panels) : columns].tolist() + axes.flat[columns + len(pruned) :].tolist():
         ax.set_axis_off()
     for ax, (key, table) in zip(axes[0], panels.items(), strict=False):
-        shown = [r for r in table["rows"] if r["way"] not in {"uniform", "leaf"} - {table["plain"]}]
-        for row in shown:
-            title = f"{METHODS[row['method']].title}, {rounding.WAYS[row['way']]}"
-            for i, points in enumerate(row["curves"]):
-                bits, losses = zip(*sorted(points), strict=True)
-                style = LINES.get(row["way"], ":")
-                label = title if i == 0 else None
-                ax.plot(bits, losses, style, color=colours[row["method"]], label=label, linewidth=1)
-        top = 1 + 1.2 * max(table["rises"])
-        ax.set(xlim=(0, 6), ylim=(0.93 * table["loss"], top * table["loss"]))
-        ax.set(xlabel="bits per weight", ylabel="test loss, nats")
+        _bits_at_rises(ax, table, colours)
         seeds = len(table["seeds"])
         ax.set_title(f"{key}; {table['trials']} trials, {seeds} seed{'s' if seeds > 1 else ''}, or fewer")
-        for rise in table["rises"]:
-            ax.axhline((1 + rise) * table["loss"], color="0.85", linewidth=0.6, zorder=0)
     for ax, (key, table) in zip(axes[-1], pruned.items(), strict=False):
         for row in table["rows"]:
             title = f"{METHODS[row['method']].title}, {pruning.WAYS[row['by']]}"
@@ -55,11 +52,34 @@ def draw(found: dict[str, Any], path: Path) -> None:
             ax.plot(table["shares"], row["accuracy"], style, color=colours[row["method"]], label=title)
         ax.set(xlabel="share of the weights set to zero", ylabel="test accuracy", title=key)
         ax.legend(fontsize=6)
-    named = {label: line for ax in axes[0] for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    trained = {row["method"] for table in panels.values() for row in table["rows"]}
+    lines = [
+        Line2D([], [], color=c, linewidth=2, label=METHODS[n].title) for n, c in colours.items() if n in trained
+    ]
+    lines += [Line2D([], [], color="0.3", linestyle=s, label=text) for s, text in MEANING.items()]
     # Below all panels, where it covers none of them.
-    figure.legend(named.values(), named.keys(), loc="outside lower center", fontsize=7, ncols=columns + 2)
+    figure.legend(handles=lines, loc="outside lower center", fontsize=8, ncols=columns + 2)
     figure.savefig(path, dpi=80)
     plt.close(figure)
+
+
+def _bits_at_rises(ax: Any, table: dict[str, Any], colours: dict[str, Any]) -> None:
+    """The rows of a table, but for those of the other way of plain rounding; rises are on a scale of ratios."""
+    for row in table["rows"]:
+        if row["way"] in {"uniform", "leaf"} - {table["plain"]}:
+            continue
+        reached = [(b, 100 * r) for b, r in zip(row["bits"], table["rises"], strict=True) if b is not None]
+        if reached:
+            ours = row["method"] in OURS and STYLES.get(row["way"]) == "-"
+            style = STYLES.get(row["way"], ":")
+            ax.plot(
+                *zip(*reached, strict=True), style, marker=".", color=colours[row["method"]], linewidth=1 + ours
+            )
+    ticks = [100 * r for r in table["rises"]]
+    ax.set(xlim=(0, 6.5), xlabel="bits per weight", ylabel="test loss over that of Adam, %", yscale="log")
+    ax.set_yticks(ticks, [f"{t:g}" for t in ticks], minor=False)
+    ax.minorticks_off()
+    ax.grid(axis="y", color="0.9")
 
 
 def main() -> None:
