@@ -17,7 +17,7 @@ MEANING = {
     ":": "its own rounding",
 }
 OURS = ("backslash", "on_grid", "muon_backslash", "muon_on_grid", "to_rate")
-"""Drawn with thicker lines."""
+"""Drawn with thicker lines where they are calibrated or on the grid."""
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
@@ -70,11 +70,9 @@ def _bits_at_rises(ax: Any, table: dict[str, Any], colours: dict[str, Any]) -> N
             continue
         reached = [(b, 100 * r) for b, r in zip(row["bits"], table["rises"], strict=True) if b is not None]
         if reached:
-            ours = row["method"] in OURS and STYLES.get(row["way"]) == "-"
-            style = STYLES.get(row["way"], ":")
-            ax.plot(
-                *zip(*reached, strict=True), style, marker=".", color=colours[row["method"]], linewidth=1 + ours
-            )
+            style, colour = STYLES.get(row["way"], ":"), colours[row["method"]]
+            width = 2 if row["method"] in OURS and style == "-" else 1
+            ax.plot(*zip(*reached, strict=True), style, marker=".", color=colour, linewidth=width)
     ticks = [100 * r for r in table["rises"]]
     ax.set(xlim=(0, 6.5), xlabel="bits per weight", ylabel="test loss over that of Adam, %", yscale="log")
     ax.set_yticks(ticks, [f"{t:g}" for t in ticks], minor=False)

@@ -32,7 +32,7 @@ def methods(key: str, table: Table) -> str:
         f"{table['loss']:.4f}{_spread(table['loss_std'], '.4f')} nats ({adam}); rows of fewer trials have been "
         f"compared with Adam of as many."
     )
-    rows = [["method", "rounding", *_rises(table), "float loss", "trials, seeds"]]
+    rows = [["method", "rounding", *_rises(table["rises"]), "float loss", "trials, seeds"]]
     for row in table["rows"]:
         cells = [_bits(b, s) for b, s in zip(row["bits"], row["bits_std"], strict=True)]
         name = METHODS[row["method"]].title
@@ -57,7 +57,7 @@ def short(tables: dict[str, Table]) -> str:
         name = key.split(",")[0]
         shortest[name] = min(key, shortest.get(name, key), key=lambda k: int(k.split()[1]))
     rises = {k: [r for r in tables[k]["rises"] if r in (0.02, 0.05, 0.2)] for k in shortest.values()}
-    heads = [[f"{key}: {', '.join(_rises({'rises': at}))}", "calibrated"] for key, at in rises.items()]
+    heads = [[f"{key}: {', '.join(_rises(at))}", "calibrated"] for key, at in rises.items()]
     lines = [["", *(cell for head in heads for cell in head)]]
     for method in METHODS:
         for way in rounding.ways_of(method):
@@ -92,7 +92,7 @@ def headline(key: str, table: Table) -> str:
     """Some rows in words, at 2 and 5 %, and as multiples of the first of them."""
     rows = {(r["method"], r["way"]): r["bits"] for r in table["rows"]}
     at = [i for i, rise in enumerate(table["rises"]) if rise in (0.02, 0.05)]
-    lines = [["", *(cell for i in at for cell in (f"+{100 * table['rises'][i]:g} %", ""))]]
+    lines = [["", *(cell for head in _rises([table["rises"][i] for i in at]) for cell in (head, ""))]]
     first = next(iter(HEADLINE))
     for name, title in HEADLINE.items():
         if name in rows:
@@ -117,7 +117,7 @@ def _at(table: Table, method: str, way: str, rises: Sequence[float]) -> str:
 
 def _tried(table: Table) -> list[str]:
     """The trials, from which one sees what the first weights and the strengths give."""
-    rows = [["trial", "rounding", "variance / Glorot's", "own number", *_rises(table), "float loss"]]
+    rows = [["trial", "rounding", "variance / Glorot's", "own number", *_rises(table["rises"]), "float loss"]]
     for row in table["tried"]:
         cells = [
             METHODS[row["method"]].title,
@@ -136,12 +136,13 @@ def _tried(table: Table) -> list[str]:
 
 def arms(key: str, table: Table) -> str:
     """The experiment of arms: a row for each way to train and first law, a column for each variance."""
+    rises = _rises(table["rises"])
     head = (
         f"### {key}: first weights, weight decay and BackSlash\n\nBits per weight on the validation split, one "
-        f"seed, {rounding.WAYS[table['plain']]}, at rises of {', '.join(_rises(table))} over a loss of "
+        f"seed, {rounding.WAYS[table['plain']]}, at rises of {', '.join(rises)} over a loss of "
         f"{table['loss']:.4f}. {len(table['rows'])} of 56 trainings are done."
     )
-    rows = [["method", "init", "variance / Glorot's", "decay", *_rises(table), "float loss"]]
+    rows = [["method", "init", "variance / Glorot's", "decay", *rises, "float loss"]]
     for row in table["rows"]:
         decay = row["own"] if METHODS[row["method"]].tunes == "decay" else row["decay"]
         cells = [_bits(b, None) for b in row["bits"]]
@@ -162,7 +163,7 @@ def _means(table: Table) -> list[str]:
         _law,
         lambda r: f"{r['variance']:g} of Glorot's variance",
     )
-    rows = [["mean over all with", *_rises(table), "float loss"]]
+    rows = [["mean over all with", *_rises(table["rises"]), "float loss"]]
     for of in groupings:
         for name in dict.fromkeys(map(of, table["rows"])):
             group = [r for r in table["rows"] if of(r) == name]
@@ -191,8 +192,8 @@ def _seeds(table: Table) -> str:
     return f"{n} seeds" if n > 1 else "1 seed"
 
 
-def _rises(table: Table) -> list[str]:
-    return [f"+{100 * r:g} %" for r in table["rises"]]
+def _rises(rises: Sequence[float]) -> list[str]:
+    return [f"+{100 * r:g} %" for r in rises]
 
 
 def _bits(mean: float | None, std: float | None) -> str:
